@@ -1,0 +1,182 @@
+"""One frozen settings model a stage, and the recipe that holds them all.
+
+Defaults are the paper's values where it gives one (the section is cited) and ours where it is silent ("not in the paper").
+Reads TOML; returns models. Knows nothing about what the stages do.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from dcr2ad.errors import RecordError
+from dcr2ad.types import EvalProtocol
+
+
+class Settings(BaseModel):
+    """Base of all settings: immutable, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class KnowledgeSettings(Settings):
+    """Knowledge base construction (Section 3.3)."""
+
+    mmad: str | None = None
+    """Path of MMAD's domain_knowledge.json."""
+    real_iad: str | None = None
+    """Path of a Real-IAD knowledge file."""
+    own: str | None = None
+    """Path of own entries: a JSONL file or a folder of Markdown files."""
+    builtin: bool = True
+    """Whether the built-in entries are included."""
+    exclude_sources: tuple[str, ...] = ()
+    """Sources left out, for evaluations that must not see a benchmark's own texts."""
+
+
+class InstructSettings(Settings):
+    """AD-Instruct (Appendix B.1)."""
+
+    max_images: int | None = None
+    """Images used at most; None is all. The same number is taken from every object in turn."""
+    split: str = "train"
+    """Split of the data set questions are made from; empty for all."""
+    direct_share: float = Field(default=0.3, ge=0.0, le=1.0)
+    """Share of questions answered directly, without reasoning, so that both modes are trained; not in the paper."""
+    teacher: str = "builtin"
+    """``builtin`` or ``openai:MODEL@URL``; the paper uses GPT-4o."""
+    expert: bool = True
+    """Whether the visual expert's findings are computed and stored for the prompts; not in the paper."""
+
+
+class TrainSettings(Settings):
+    """What SFT and KR-DPO share (Section 4.3)."""
+
+    learning_rate: float = 1e-5
+    """Initial learning rate of AdamW: 1e-5 for SFT (Section 4.3)."""
+    warmup_ratio: float = Field(default=0.05, ge=0.0, lt=1.0)
+    """Share of the steps spent warming up (Section 4.3)."""
+    t_0: int | None = None
+    """Steps of the first cosine period; None: all steps after warm-up. Not in the paper."""
+    t_mult: int = Field(default=1, ge=1)
+    """Factor between periods of CosineAnnealingWarmRestarts; not in the paper."""
+    epochs: int = Field(default=1, ge=1)
+    """Passes over the data: one (Section 4.3)."""
+    max_steps: int | None = None
+    """Optimiser steps at most; None is all. Not in the paper."""
+    batch_size: int = Field(default=1, ge=1)
+    """Rows a device and forward: one (Section 4.3)."""
+    gradient_accumulation: int = Field(default=8, ge=1)
+    """Forwards an optimiser step; not in the paper."""
+    weight_decay: float = 0.0
+    """AdamW's weight decay; not in the paper."""
+    max_grad_norm: float = 1.0
+    """Gradient norm is clipped here; not in the paper."""
+    method: Literal["full", "lora"] = "full"
+    """Full fine-tuning (7B) or LoRA (72B), Section 4.3."""
+    lora_rank: int = Field(default=16, ge=1)
+    """Rank of LoRA; not in the paper."""
+    lora_alpha: int = Field(default=32, ge=1)
+    """Scale of LoRA; not in the paper."""
+    train_projector: bool = True
+    """Whether the projector from vision to language is trained; not in the paper."""
+    freeze_vision: bool = True
+    """Whether the vision tower stays frozen; not in the paper."""
+    gradient_checkpointing: bool = False
+    """Trade time for memory; not in the paper."""
+    save_steps: int = Field(default=25, ge=1)
+    """Optimiser steps between checkpoints; not in the paper."""
+
+
+class SftSettings(TrainSettings):
+    """Supervised fine-tuning, Equation (2)."""
+
+
+class MineSettings(Settings):
+    """Boundary mining (Appendix B.2)."""
+
+    threshold: float = Field(default=0.1, gt=0.0, le=1.0)
+    """Keep questions with |p(gold) - chance| at most this (Appendix B.2)."""
+    wanted: int = 1000
+    """Questions kept at most, those nearest chance first (Appendix B.2: 1K)."""
+
+
+class SynthesizeSettings(Settings):
+    """KR-RTS (Section 3.3)."""
+
+    candidates: int = Field(default=4, ge=2)
+    """Entries listed in the prompt, the right and the wrong one among them; the paper says "several"."""
+    teacher: str = "builtin"
+    """``builtin`` or ``openai:MODEL@URL``; the paper uses annotators."""
+    length_ratio: float = 0.2
+    """Largest relative difference in length between chosen and rejected; not in the paper."""
+
+
+class KrdpoSettings(TrainSettings):
+    """KR-DPO, Equation (5), and its ablation, Equation (4)."""
+
+    learning_rate: float = 1e-6
+    """1e-6 for 7B, 2e-5 for 72B with LoRA (Section 4.3)."""
+    beta: float = Field(default=0.1, gt=0.0)
+    """Temperature of the implicit reward; not in the paper."""
+    reasoning: Literal["matched", "shared"] = "matched"
+    """Which c stands behind p_l in Equation (5): its own (matched) or the chosen one's (shared)."""
+    sft_weight: float = Field(default=0.0, ge=0.0)
+    """Weight of an added SFT term on the chosen response; 0 is the paper's loss."""
+    path_weight: float = Field(default=1.0, ge=0.0)
+    """Weight of the path segment's log-ratio; 1 is the paper's loss."""
+    reasoning_weight: float = Field(default=1.0, ge=0.0)
+    """Weight of the log-ratio of reasoning and answer; 1 is the paper's loss."""
+
+
+class EvaluateSettings(Settings):
+    """MMAD-style evaluation (Section 4.2)."""
+
+    protocols: tuple[EvalProtocol, ...] = (EvalProtocol(),)
+    """What is measured, one report each."""
+    split: str = "dev"
+    """Split of the data set questions are made from; empty for all."""
+    max_images: int | None = None
+    """Images used at most; None is all."""
+
+
+class Recipe(Settings):
+    """All stages of one run."""
+
+    name: str
+    """Name of the run: results go to runs/NAME unless told otherwise."""
+    model: str = "nano"
+    """Model to start from: ``nano``, ``hf:PATH`` or a folder."""
+    seed: int = 0
+    """Seed of every stage."""
+    knowledge: KnowledgeSettings = KnowledgeSettings()
+    instruct: InstructSettings = InstructSettings()
+    sft: SftSettings = SftSettings()
+    mine: MineSettings = MineSettings()
+    synthesize: SynthesizeSettings = SynthesizeSettings()
+    krdpo: KrdpoSettings = KrdpoSettings()
+    evaluate: EvaluateSettings = EvaluateSettings()
+
+
+def load_recipe(path: str | Path) -> Recipe:
+    """Read a recipe.
+
+    Raises:
+        RecordError: no such file, not TOML, an unknown key or a value out of range; names the key.
+    """
+    path = Path(path)
+    try:
+        data: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError:
+        raise RecordError(f"no such recipe: {path}", "Recipes of the project lie in recipes/") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RecordError(f"{path} is not TOML ({error})", "See recipes/nano.toml for the form") from None
+    try:
+        return Recipe.model_validate({"name": path.stem, **data})
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise RecordError(f"{path}: {where}: {first['msg']}", "See recipes/nano.toml for the known keys") from None
