@@ -323,8 +323,6 @@ class Prediction(Record):
     """How many options were shown."""
     gold: int
     """Index of the right option."""
-    abnormal_option: int | None = None
-    """For Anomaly Detection: index of the option that calls the part defective."""
     status: Literal["answered", "unparsed", "refused", "failed"]
     """Only ``answered`` can be right."""
     answer: int | None = None

@@ -1,0 +1,1 @@
+"""Readers of inspection data, and parts the product draws itself."""

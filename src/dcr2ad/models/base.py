@@ -1,0 +1,111 @@
+"""The seam to models: `generate` and `score`, and `open_model` that opens any of them by name.
+
+A backend is stateless, takes batches, and returns one result a prompt in the order asked. One that cannot score says so; it
+never makes a value up. Reads prompts; returns completions and log-probabilities. Knows nothing about questions or stages.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+from dcr2ad.errors import UnknownNameError
+from dcr2ad.parsing import LETTERS
+from dcr2ad.types import Completion, OptionScores, Prompt, Record, Sampling
+
+
+class ModelInfo(Record):
+    """What a model is, for manifests and reports."""
+
+    name: str
+    """The name it was opened by."""
+    digest: str
+    """Digest of its weights, or what the endpoint says of itself."""
+    backend: str
+    """``transformers``, ``openai`` or ``scripted``."""
+    can_score: bool
+    """Whether `score` gives log-probabilities."""
+
+
+class ChatModel(Protocol):
+    """A vision-language model that answers prompts."""
+
+    @property
+    def info(self) -> ModelInfo:
+        """What the model is."""
+        ...
+
+    def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[Completion]]:
+        """`sampling.n` completions a prompt. A failing prompt is a ``failed`` completion, not an exception."""
+        ...
+
+    def score(self, prompts: Sequence[Prompt], options: Sequence[Sequence[str]]) -> list[OptionScores]:
+        """Log-probability of each of a prompt's continuations.
+
+        Args:
+            prompts: N prompts.
+            options: N lists of continuations; each begins where the prompt's opening ends.
+
+        Raises:
+            CannotScoreError: the backend gives no probabilities.
+        """
+        ...
+
+
+def letter_probabilities(model: ChatModel, prompts: Sequence[Prompt], counts: Sequence[int]) -> list[tuple[float, ...]]:
+    """Probability of each option's letter, both spellings of a letter ("B", " B") summed.
+
+    Args:
+        model: a model that can score.
+        prompts: N prompts whose openings end where the letter follows (`dcr2ad.prompts.answer_prompt`).
+        counts: N numbers of options.
+
+    Returns:
+        N tuples that each sum to one.
+
+    Raises:
+        CannotScoreError: the backend gives no probabilities.
+    """
+    spelled = [[variant for letter in LETTERS[:count] for variant in (letter, f" {letter}")] for count in counts]
+    found = []
+    for count, scores in zip(counts, model.score(prompts, spelled), strict=True):
+        sums = [_logsumexp(scores.logprobs[2 * i : 2 * i + 2]) for i in range(count)]
+        found.append(softmax(sums))
+    return found
+
+
+def softmax(values: Sequence[float], temperature: float = 1.0) -> tuple[float, ...]:
+    """Probabilities proportional to exp(value / temperature)."""
+    top = max(values)
+    weights = [math.exp((value - top) / temperature) for value in values]
+    total = sum(weights)
+    return tuple(weight / total for weight in weights)
+
+
+def open_model(spec: str) -> ChatModel:
+    """Open a model by name.
+
+    Args:
+        spec: ``nano`` (the embedded model with its trained adapter where one ships), ``nano:base``, the folder a training
+            stage wrote, ``hf:PATH`` (a transformers folder), or ``openai:MODEL@URL``.
+
+    Raises:
+        UnknownNameError: the name is none of these.
+        ModelError: it cannot be built, loaded or reached.
+    """
+    if spec.startswith("openai:"):
+        from dcr2ad.models.endpoint import EndpointModel
+
+        return EndpointModel.from_spec(spec)
+    if spec in {"nano", "nano:base"} or spec.startswith("hf:") or Path(spec).is_dir():
+        from dcr2ad.models.hf import HFModel
+
+        return HFModel.open(spec)
+    raise UnknownNameError(f"no model named {spec!r}", "Use nano, hf:PATH, openai:MODEL@URL or the folder of a trained model")
+
+
+def _logsumexp(values: Sequence[float]) -> float:
+    top = max(values)
+    return top + math.log(sum(math.exp(value - top) for value in values)) if top > -math.inf else top

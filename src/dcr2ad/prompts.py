@@ -1,0 +1,176 @@
+"""Every string a model ever sees: question, context and findings in, `Prompt` out.
+
+The order is text shared by all, references, query, the expert's findings, knowledge, and last the question, so that all
+questions about one image share the longest possible prefix. The order is the paper's only as far as Section 3.1 gives one
+(visual tokens, then text); the wording is not in the paper and is ours. Knows nothing about models or files.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from dcr2ad.errors import RecordError
+from dcr2ad.parsing import ANSWER_OPENING, KNOWLEDGE_OPENING, LETTERS
+from dcr2ad.places import PLACES
+from dcr2ad.types import ExpertFindings, ImagePart, KnowledgeEntry, Part, Prompt, Question, Sample, Subtask, TextPart
+
+
+class Wording(BaseModel):
+    """The fixed texts of a prompt; a user can load others from a TOML file with these keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    instruction: str = (
+        "You inspect industrial parts. Choose the knowledge that applies, reason under it, then give one option letter, as "
+        "<knowledge>title: why</knowledge><think>reasoning</think><answer>letter</answer>."
+    )
+    reference: str = "\nNormal {object}:"
+    references: str = "\n{count} normal {object}s:"
+    query: str = "\nInspected {object}:"
+    expert: str = "\nVisual expert: {findings}"
+    knowledge: str = "\nKnowledge:"
+    entry: str = "\n- {title}: {text}"
+    question: str = "\nQuestion: {question}"
+    option: str = "\n{letter}. {option}"
+
+
+DEFAULT_WORDING = Wording()
+
+DETECTION_QUESTION = "Is there any defect in the {object}?"
+DETECTION_OPTIONS = ("Yes", "No")
+LOCATION_QUESTION = "Where is the defect on the {object}?"
+
+
+def load_wording(path: str | Path) -> Wording:
+    """Read other wording from a TOML file.
+
+    Raises:
+        RecordError: no such file, not TOML, or an unknown key.
+    """
+    try:
+        return Wording.model_validate(tomllib.loads(Path(path).read_text(encoding="utf-8")))
+    except OSError:
+        raise RecordError(f"no such file: {path}", "Check the path") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RecordError(f"{path} is not TOML ({error})", "Keys are those of dcr2ad.prompts.Wording") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise RecordError(f"{path}: {first['loc'][0]}: {first['msg']}", "Keys are those of dcr2ad.prompts.Wording") from None
+
+
+def build_prompt(
+    question: Question,
+    *,
+    entries: Sequence[KnowledgeEntry] = (),
+    expert: bool = True,
+    shots: int = 1,
+    opening: str = "",
+    wording: Wording = DEFAULT_WORDING,
+) -> Prompt:
+    """The prompt of one question.
+
+    Args:
+        question: question, options and sample (with its findings, if `expert`).
+        entries: knowledge put into the context, in the order listed (C_ext of Equation 1).
+        expert: whether the visual expert's findings are told, where the sample has any.
+        shots: how many of the sample's references are shown.
+        opening: text the response is made to begin with.
+        wording: the fixed texts.
+    """
+    sample = question.sample
+    parts: list[Part] = [TextPart(text=wording.instruction)]
+    references = sample.references[:shots] if shots > 0 else ()
+    if references:
+        text = wording.reference if len(references) == 1 else wording.references
+        parts.append(TextPart(text=text.format(object=sample.object, count=len(references))))
+        parts.extend(ImagePart(path=path) for path in references)
+    parts.append(TextPart(text=wording.query.format(object=sample.object)))
+    parts.append(ImagePart(path=sample.image))
+    if expert and sample.expert is not None:
+        parts.append(TextPart(text=wording.expert.format(findings=describe_findings(sample.expert))))
+    parts.append(TextPart(text=_knowledge_text(entries, sample.object, wording) + question_text(question, wording)))
+    return Prompt(parts=_merge(parts), opening=opening)
+
+
+def question_text(question: Question, wording: Wording = DEFAULT_WORDING) -> str:
+    """Question and lettered options."""
+    lines = [wording.question.format(question=question.text)]
+    lines += [wording.option.format(letter=LETTERS[i], option=option) for i, option in enumerate(question.options)]
+    return "".join(lines)
+
+
+def answer_prompt(prompt: Prompt, response: str = "") -> Prompt:
+    """The same prompt with the response opened up to the letter, for reading option probabilities.
+
+    Args:
+        prompt: the prompt.
+        response: path and reasoning already written, if any; what follows its answer tag is dropped.
+    """
+    written = response.split(ANSWER_OPENING, 1)[0]
+    return prompt.model_copy(update={"opening": prompt.opening + written + ANSWER_OPENING})
+
+
+def knowledge_prompt(prompt: Prompt) -> Prompt:
+    """The same prompt with the response opened where a knowledge title follows, for routing."""
+    return prompt.model_copy(update={"opening": KNOWLEDGE_OPENING})
+
+
+def describe_findings(findings: ExpertFindings) -> str:
+    """The visual expert's findings in words; two decimals at most, and no statement the numbers do not carry."""
+    order = sorted(range(9), key=lambda cell: -findings.cells[cell])
+    verdict = "above" if findings.is_anomalous else "below"
+    text = f"score {findings.score:.1f}, {verdict} the limit {findings.threshold:.1f}. "
+    text += f"Hottest {PLACES[findings.cell]}, then {PLACES[next(c for c in order if c != findings.cell)]}."
+    if findings.box is None:
+        return text
+    return f"{text} Hot spot {size_word(findings.extent)}, {shape_word(findings.elongation)}, {tone_words(findings.tone)}."
+
+
+def size_word(extent: float) -> str:
+    """Word for a region's share of the image."""
+    return "tiny" if extent < 0.005 else "small" if extent < 0.03 else "medium" if extent < 0.12 else "large"
+
+
+def shape_word(elongation: float) -> str:
+    """Word for a region's ratio of principal axes."""
+    return "line-like" if elongation >= 3 else "longish" if elongation >= 1.8 else "compact"
+
+
+def tone_words(tone: str) -> str:
+    """Words for a region's tone beside the reference."""
+    return {"darker": "darker than normal", "brighter": "brighter than normal"}.get(tone, "of normal brightness")
+
+
+def detection_question(question_id: str, sample: Sample) -> Question:
+    """The yes/no question of a diagnosis; option 0 says that there is a defect. The gold answer is the sample's label."""
+    return Question(
+        id=question_id,
+        sample=sample,
+        subtask=Subtask.DETECTION,
+        text=DETECTION_QUESTION.format(object=sample.object),
+        options=DETECTION_OPTIONS,
+        answer=0 if sample.is_anomalous else 1,
+    )
+
+
+def _knowledge_text(entries: Sequence[KnowledgeEntry], name: str, wording: Wording) -> str:
+    if not entries:
+        return ""
+    lines = [wording.entry.format(title=e.title, text=e.text.replace("[object]", name)) for e in entries]
+    return wording.knowledge + "".join(lines)
+
+
+def _merge(parts: Sequence[Part]) -> tuple[Part, ...]:
+    """Join neighbouring texts, so that one text has one tokenisation."""
+    merged: list[Part] = []
+    for part in parts:
+        last = merged[-1] if merged else None
+        if isinstance(part, TextPart) and isinstance(last, TextPart):
+            merged[-1] = TextPart(text=last.text + part.text)
+        else:
+            merged.append(part)
+    return tuple(merged)

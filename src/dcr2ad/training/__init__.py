@@ -1,0 +1,1 @@
+"""Losses, batches, schedule and the two training stages."""
