@@ -153,6 +153,8 @@ class Question(Record):
     """Option texts in the order shown."""
     answer: int
     """Index of the right option."""
+    candidates: tuple[str, ...] = ()
+    """Keys of the knowledge entries listed in the prompt, in the order listed; empty: none."""
     response: Trajectory | None = None
     """A worked response for supervised fine-tuning, where a teacher wrote one."""
     provenance: dict[str, str] = Field(default_factory=dict)
@@ -207,9 +209,7 @@ class PreferencePair(Record):
     id: str
     """Unique in its file."""
     question: Question
-    """The question."""
-    candidates: tuple[str, ...]
-    """Keys of the entries listed in the prompt, in the order listed; holds both keys below."""
+    """The question; its candidates hold both keys below, in random order."""
     right_key: str
     """k_w."""
     wrong_key: str

@@ -1,0 +1,283 @@
+"""A transformers vision-language model as this package uses it: prompts to token ids, images to features, one forward.
+
+Reads a transformers folder and image files; returns tensors. Works for any model whose processor expands one image token to as
+many as the image has features and that offers `get_image_features` (Qwen2.5-VL, InternVL, LLaVA, the embedded model). Each
+distinct image is decoded and encoded once. Positions are always explicit, so M-RoPE is right with and without a cache. Knows
+nothing about questions, training or scoring.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dcr2ad.errors import ModelError
+from dcr2ad.images import load_image
+from dcr2ad.types import ImagePart, Prompt, TextPart
+
+_TAG_EDGES = re.compile(r"(</?(?:knowledge|think|answer)>)")
+_FEATURE_CACHE_BYTES = 512 * 1024 * 1024
+_PIXEL_CACHE_BYTES = 128 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class TokenizedPrompt:
+    """A prompt as token ids.
+
+    Attributes:
+        ids: token ids, each image expanded to its image tokens.
+        images: paths of the images in order.
+        counts: number of tokens of each image.
+    """
+
+    ids: tuple[int, ...]
+    images: tuple[str, ...]
+    counts: tuple[int, ...]
+
+    def keys(self, image_token: int) -> tuple[tuple[int, str], ...]:
+        """Ids paired with the image they belong to ("" for text): what decides whether two tokens are the same."""
+        owners = [path for path, count in zip(self.images, self.counts, strict=True) for _ in range(count)]
+        remaining = iter(owners)
+        return tuple((token, next(remaining) if token == image_token else "") for token in self.ids)
+
+
+class ByteCache:
+    """Least-recently-used cache of tensors, bounded by bytes."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._size = 0
+        self._items: OrderedDict[Any, tuple[Any, int]] = OrderedDict()
+
+    def get(self, key: Any) -> Any | None:
+        """The value under a key, or None."""
+        if key not in self._items:
+            return None
+        self._items.move_to_end(key)
+        return self._items[key][0]
+
+    def put(self, key: Any, value: Any, size: int) -> None:
+        """Keep a value of `size` bytes; the oldest ones go."""
+        self._items[key] = (value, size)
+        self._size += size
+        while self._size > self._limit and len(self._items) > 1:
+            self._size -= self._items.popitem(last=False)[1][1]
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._items.clear()
+        self._size = 0
+
+
+class VisionLanguageModel:
+    """One loaded model with its processor.
+
+    Args:
+        model: an image-text-to-text model with a language head.
+        processor: its processor; has `image_token` and a chat template that accepts images.
+    """
+
+    def __init__(self, model: Any, processor: Any) -> None:
+        self.model = model
+        self.processor = processor
+        self.tokenizer = processor.tokenizer
+        self.image_token = str(processor.image_token)
+        self.image_token_id = int(self.tokenizer.convert_tokens_to_ids(self.image_token))
+        self._pixels = ByteCache(_PIXEL_CACHE_BYTES)
+        self._features = ByteCache(_FEATURE_CACHE_BYTES)
+        self._counts: dict[Any, int] = {}
+
+    @classmethod
+    def load(cls, folder: str | Path, *, dtype: torch.dtype | None = None, device: str | None = None) -> VisionLanguageModel:
+        """Load a transformers folder; never asks a hub.
+
+        Args:
+            folder: the folder.
+            dtype: weights' type; default bfloat16 on a GPU, float32 on a CPU.
+            device: default the first GPU, else the CPU.
+
+        Raises:
+            ModelError: it is no such folder or cannot be loaded.
+        """
+        folder = Path(folder)
+        if not (folder / "config.json").is_file():
+            raise ModelError(f"{folder} is no transformers model (no config.json)", "Name a folder with a model in it")
+        from transformers import AutoModelForImageTextToText
+
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        dtype = dtype or (torch.bfloat16 if device.startswith("cuda") else torch.float32)
+        try:
+            processor = load_processor(folder)
+            model = AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype, local_files_only=True).to(device).eval()
+        except (OSError, ValueError, ImportError, KeyError) as error:
+            raise ModelError(f"cannot load the model in {folder}: {str(error).splitlines()[0]}", "Check the folder") from None
+        return cls(model, processor)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.model.parameters()).device
+
+    @cached_property
+    def end_ids(self) -> tuple[int, ...]:
+        """Ids that end a response; the first is the one training appends."""
+        configured = self.model.generation_config.eos_token_id
+        listed = configured if isinstance(configured, list) else [configured]
+        return tuple(dict.fromkeys(int(i) for i in [self.tokenizer.eos_token_id, *listed] if i is not None))
+
+    def tokenize(self, prompt: Prompt) -> TokenizedPrompt:
+        """Token ids of a prompt, its opening included.
+
+        Raises:
+            ImageError: an image cannot be used.
+        """
+        content: list[dict[str, str]] = []
+        images = []
+        for part in prompt.parts:
+            if isinstance(part, TextPart):
+                content.append({"type": "text", "text": part.text.replace(self.image_token, "")})
+            elif isinstance(part, ImagePart):
+                content.append({"type": "image"})
+                images.append(part.path)
+        messages = [{"role": "user", "content": content}]
+        text = self.processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        counts = tuple(self.image_tokens(path) for path in images)
+        pieces = text.split(self.image_token)
+        if len(pieces) != len(images) + 1:
+            raise ModelError("the chat template does not place one image token an image", "Use a processor with image support")
+        filled = pieces[0]
+        for count, piece in zip(counts, pieces[1:], strict=True):
+            filled += self.image_token * count + piece
+        ids = self.tokenizer(filled, add_special_tokens=False)["input_ids"]
+        return TokenizedPrompt((*ids, *self.response_ids(prompt.opening)), tuple(images), counts)
+
+    def response_ids(self, text: str) -> list[int]:
+        """Token ids of (a part of) a response.
+
+        Text is cut at the tags first, so that a response has one tokenisation wherever it is interrupted: byte-pair merges
+        such as "><" or ">B" would otherwise differ between training, where the whole response is known, and scoring.
+        """
+        ids: list[int] = []
+        for piece in _TAG_EDGES.split(text):
+            if piece:
+                ids.extend(self.tokenizer(piece, add_special_tokens=False)["input_ids"])
+        return ids
+
+    def image_tokens(self, path: str) -> int:
+        """How many tokens an image takes."""
+        key = _file_key(path)
+        if key not in self._counts:
+            self.pixel_inputs(path)
+        return self._counts[key]
+
+    def pixel_inputs(self, path: str) -> dict[str, torch.Tensor]:
+        """An image as the vision tower wants it: ``pixel_values`` and, where the model has one, its grid.
+
+        Raises:
+            ImageError: the image cannot be used.
+        """
+        key = _file_key(path)
+        found = self._pixels.get(key)
+        if found is None:
+            batch = self.processor(images=[load_image(path)], text=[self.image_token], return_tensors="pt")
+            self._counts[key] = int((batch["input_ids"] == self.image_token_id).sum())
+            found = {name: batch[name] for name in ("pixel_values", "image_grid_thw") if name in batch}
+            self._pixels.put(key, found, sum(value.nbytes for value in found.values()))
+        return dict(found)
+
+    def image_features(self, path: str) -> torch.Tensor:
+        """Features of one image as the language model sees them, shape ``(tokens, hidden)``; cached, without gradient."""
+        key = _file_key(path)
+        found = self._features.get(key)
+        if found is None:
+            pixels = {name: value.to(self.device) for name, value in self.pixel_inputs(path).items()}
+            with torch.inference_mode():
+                output = self.model.get_image_features(**pixels).pooler_output
+            # A copy outside inference mode, so that the features may also enter a training graph as constants.
+            found = output[0].clone().detach()
+            self._features.put(key, found, found.nbytes)
+        return found
+
+    def forget_features(self) -> None:
+        """Drop cached features; call when the vision tower or the projector changed."""
+        self._features.clear()
+
+    def encoder_outputs(self, images: Sequence[str]) -> dict[str, Any] | None:
+        """Cached features of images in the form the model's `mm_encoder_outputs` takes; None for no image."""
+        if not images:
+            return None
+        from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+        features = [self.image_features(path) for path in images]
+        pooled = tuple(features) if self._has_rope_index else torch.stack(features)
+        return {"image": BaseModelOutputWithPooling(pooler_output=pooled)}
+
+    def positions(self, ids: Sequence[int], images: Sequence[str]) -> torch.Tensor:
+        """Position of each token on each rotary axis, shape ``(axes, L)``: three axes for M-RoPE, else one."""
+        if not self._has_rope_index:
+            return torch.arange(len(ids))[None]
+        row = torch.tensor([list(ids)])
+        if not images:
+            return torch.arange(len(ids)).expand(3, -1)
+        grids = torch.cat([self.pixel_inputs(path)["image_grid_thw"] for path in images])
+        types = (row == self.image_token_id).int()
+        positions, _ = self._core.get_rope_index(row, mm_token_type_ids=types, image_grid_thw=grids)
+        return positions[:, 0]
+
+    def position_ids(self, positions: torch.Tensor) -> torch.Tensor:
+        """Positions ``(axes, L)`` in the shape the model takes for one row: ``(1, L)``, or ``(3, 1, L)`` for M-RoPE."""
+        shaped = positions[:, None] if self._has_rope_index else positions
+        return shaped.to(self.device)
+
+    @cached_property
+    def _core(self) -> Any:
+        base = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+        return base.model
+
+    @cached_property
+    def _has_rope_index(self) -> bool:
+        return hasattr(self._core, "get_rope_index")
+
+
+def load_processor(folder: Path) -> Any:
+    """A model's processor, without torchvision.
+
+    `AutoProcessor` needs torchvision for Qwen2.5-VL's video half, which this package never uses; there an image-only
+    processor is put together from the same files.
+    """
+    import json
+
+    from transformers import AutoProcessor, AutoTokenizer
+
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    if str(config.get("model_type", "")).startswith(("qwen2_vl", "qwen2_5_vl")):
+        from transformers import Qwen2VLImageProcessorPil
+
+        from dcr2ad.models.qwen import ImageOnlyQwenProcessor
+
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        image_processor = Qwen2VLImageProcessorPil.from_pretrained(folder, local_files_only=True)
+        return ImageOnlyQwenProcessor(
+            image_processor=image_processor, tokenizer=tokenizer, chat_template=tokenizer.chat_template
+        )
+    processor = AutoProcessor.from_pretrained(folder, local_files_only=True)
+    if not hasattr(processor, "image_processor"):
+        raise ModelError(f"{folder} has no image processor", "Use a vision-language model")
+    return processor
+
+
+def _file_key(path: str) -> tuple[str, int, int]:
+    """Identity of a file's content, without reading it: a changed file has another key."""
+    try:
+        status = Path(path).stat()
+    except OSError:
+        load_image(path)
+        raise
+    return (str(path), status.st_mtime_ns, status.st_size)
