@@ -11,7 +11,7 @@ from transformers import Qwen2_5_VLProcessor
 from transformers.processing_utils import ProcessorMixin
 
 
-class ImageOnlyQwenProcessor(Qwen2_5_VLProcessor):  # type: ignore[misc]
+class ImageOnlyQwenProcessor(Qwen2_5_VLProcessor):
     """Text and images only. Never saved: `dcr2ad export` writes the hub's own layout instead."""
 
     def __init__(self, image_processor: Any = None, tokenizer: Any = None, chat_template: str | None = None, **_: Any) -> None:

@@ -47,6 +47,15 @@ class TokenizedPrompt:
         remaining = iter(owners)
         return tuple((token, next(remaining) if token == image_token else "") for token in self.ids)
 
+    def image_spans(self, image_token: int) -> list[tuple[int, int]]:
+        """Where each image's tokens lie: (start, end), in the order of `images`."""
+        places = [index for index, token in enumerate(self.ids) if token == image_token]
+        spans, used = [], 0
+        for count in self.counts:
+            spans.append((places[used], places[used + count - 1] + 1))
+            used += count
+        return spans
+
 
 class ByteCache:
     """Least-recently-used cache of tensors, bounded by bytes."""
@@ -110,7 +119,9 @@ class VisionLanguageModel:
         if not (folder / "config.json").is_file():
             raise ModelError(f"{folder} is no transformers model (no config.json)", "Name a folder with a model in it")
         from transformers import AutoModelForImageTextToText
+        from transformers.utils import logging
 
+        logging.disable_progress_bar()
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         dtype = dtype or (torch.bfloat16 if device.startswith("cuda") else torch.float32)
         try:

@@ -1,0 +1,187 @@
+"""Any chat VLM that transformers runs, behind `generate` and `score`.
+
+Reads model folders; answers prompts. Prompts about the same images are answered together on one cached prefix
+(`dcr2ad.models.prefix`); the caller gains by asking them in one call or one after the other. Knows nothing about questions or
+stages.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from functools import cached_property
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dcr2ad.artifacts import digest_file
+from dcr2ad.errors import Dcr2adError, ModelError, RecordError
+from dcr2ad.models.base import ModelInfo
+from dcr2ad.models.prefix import PrefixRunner
+from dcr2ad.models.vlm import TokenizedPrompt, VisionLanguageModel
+from dcr2ad.types import Completion, OptionScores, Prompt, Sampling
+
+SHIPPED_ADAPTER = Path(__file__).parent.parent / "weights" / "nano"
+"""The embedded model's trained adapter, where the installed package carries one."""
+
+
+class HFModel:
+    """A transformers model as a `ChatModel`.
+
+    Args:
+        vlm: the loaded model.
+        name: the name it was opened by.
+        digest: digest of its weights.
+    """
+
+    def __init__(self, vlm: VisionLanguageModel, *, name: str, digest: str) -> None:
+        self.vlm = vlm
+        self._name = name
+        self._digest = digest
+        self.runner = PrefixRunner(vlm)
+
+    @classmethod
+    def open(cls, spec: str) -> HFModel:
+        """Open ``nano``, ``nano:base``, ``hf:PATH`` or a folder that a training stage wrote.
+
+        Raises:
+            ModelError: it cannot be built or loaded.
+        """
+        folder, adapters, digest = resolve(spec)
+        vlm = VisionLanguageModel.load(folder)
+        for adapter in adapters:
+            apply_adapter(vlm, adapter)
+        return cls(vlm, name=spec, digest=digest)
+
+    @cached_property
+    def info(self) -> ModelInfo:
+        """What the model is."""
+        return ModelInfo(name=self._name, digest=self._digest, backend="transformers", can_score=True)
+
+    def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[Completion]]:
+        """See `ChatModel.generate`; a prompt with an unusable image is a ``failed`` completion."""
+        results: list[list[Completion]] = [[] for _ in prompts]
+        for indices, tokenized in self._groups(prompts, results):
+            generator = torch.Generator().manual_seed(sampling.seed)
+            repeated = [t for t in tokenized for _ in range(sampling.n)]
+            written = self.runner.generate(
+                repeated,
+                max_new_tokens=sampling.max_new_tokens,
+                end_ids=self.vlm.end_ids,
+                temperature=sampling.temperature,
+                generator=generator,
+            )
+            for place, (tokens, ended) in enumerate(written):
+                results[indices[place // sampling.n]].append(
+                    Completion(
+                        text=self.vlm.tokenizer.decode(tokens, skip_special_tokens=True),
+                        status="stop" if ended else "length",
+                        prompt_tokens=len(repeated[place].ids),
+                        new_tokens=len(tokens),
+                    )
+                )
+        return results
+
+    def score(self, prompts: Sequence[Prompt], options: Sequence[Sequence[str]]) -> list[OptionScores]:
+        """See `ChatModel.score`.
+
+        Raises:
+            ImageError: an image cannot be used.
+        """
+        results: list[OptionScores | None] = [None] * len(prompts)
+        ids = [[self.vlm.response_ids(option) for option in listed] for listed in options]
+        for indices, tokenized in self._groups(prompts, None):
+            for i, sums in zip(indices, self.runner.continuation_logprobs(tokenized, [ids[i] for i in indices]), strict=True):
+                results[i] = OptionScores(logprobs=tuple(sums), tokens=tuple(len(tokens) for tokens in ids[i]))
+        return [result for result in results if result is not None]
+
+    def _groups(
+        self, prompts: Sequence[Prompt], failures: list[list[Completion]] | None
+    ) -> list[tuple[list[int], list[TokenizedPrompt]]]:
+        """Prompts by the images they show, order within a group kept; unusable ones become failures, or raise."""
+        usable: list[tuple[int, TokenizedPrompt]] = []
+        for index, prompt in enumerate(prompts):
+            try:
+                usable.append((index, self.vlm.tokenize(prompt)))
+            except Dcr2adError as error:
+                if failures is None:
+                    raise
+                failures[index] = [Completion(text="", status="failed", error=str(error))]
+        image = self.vlm.image_token_id
+
+        def head(item: tuple[int, TokenizedPrompt]) -> tuple[Any, ...]:
+            keys = item[1].keys(image)
+            last = max((i for i, key in enumerate(keys) if key[1]), default=-1)
+            return keys[: last + 1]
+
+        grouped = [list(group) for _, group in groupby(sorted(usable, key=head), key=head)]
+        return [([index for index, _ in group], [t for _, t in group]) for group in grouped]
+
+
+def resolve(spec: str) -> tuple[Path, list[Path], str]:
+    """Where a model lies: its transformers folder, the adapters to apply in order, and a digest of all of it.
+
+    Raises:
+        ModelError: it cannot be built, or the folder is no model.
+    """
+    if spec in {"nano", "nano:base"}:
+        from dcr2ad.models.nano import build_nano
+
+        folder = build_nano()
+        adapters = [SHIPPED_ADAPTER] if spec == "nano" and (SHIPPED_ADAPTER / "dcr2ad.json").is_file() else []
+        return folder, adapters, _digest([folder, *adapters])
+    folder = Path(spec.removeprefix("hf:"))
+    note = read_note(folder)
+    if note is None or note["kind"] == "full":
+        return folder, [], _digest([folder])
+    base, adapters, _ = resolve(note["base"])
+    return base, [*adapters, folder], _digest([base, *adapters, folder])
+
+
+def read_note(folder: Path) -> dict[str, Any] | None:
+    """What a training stage noted beside the weights it wrote; None for any other model folder.
+
+    Raises:
+        RecordError: the note is damaged.
+    """
+    file = folder / "dcr2ad.json"
+    if not file.is_file():
+        return None
+    try:
+        note: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RecordError(f"{file} cannot be read ({error})", "Train again, or restore the file") from None
+    if note.get("kind") not in {"adapter", "full"} or not isinstance(note.get("base"), str):
+        raise RecordError(f"{file} is not a model's note", "Train again, or restore the file")
+    return note
+
+
+def apply_adapter(vlm: VisionLanguageModel, folder: Path) -> None:
+    """Merge a LoRA adapter (and trained projector) into a loaded model.
+
+    Raises:
+        ModelError: the adapter does not fit the model.
+    """
+    from peft import PeftModel
+
+    try:
+        vlm.model = PeftModel.from_pretrained(vlm.model, str(folder)).merge_and_unload().eval()
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise ModelError(f"adapter {folder} does not fit: {str(error).splitlines()[0]}", "Train it again") from None
+    vlm.forget_features()
+
+
+def _digest(folders: Sequence[Path]) -> str:
+    """Digest over the weights of several folders; a folder's own note of its digest is believed, else files are read."""
+    parts = []
+    for folder in folders:
+        noted = None
+        for name in ("nano.json", "dcr2ad.json"):
+            if (folder / name).is_file():
+                noted = json.loads((folder / name).read_text(encoding="utf-8")).get("digest")
+        files = sorted(folder.glob("*.safetensors"))
+        parts.append(noted or hashlib.sha256("".join(digest_file(file) for file in files).encode()).hexdigest())
+    return parts[0] if len(parts) == 1 else hashlib.sha256("".join(parts).encode()).hexdigest()
