@@ -81,19 +81,20 @@ def build_prompt(
         opening: text the response is made to begin with.
         wording: the fixed texts.
     """
-    sample = question.sample
-    parts: list[Part] = [TextPart(text=wording.instruction)]
-    references = sample.references[:shots] if shots > 0 else ()
-    if references:
-        text = wording.reference if len(references) == 1 else wording.references
-        parts.append(TextPart(text=text.format(object=sample.object, count=len(references))))
-        parts.extend(ImagePart(path=path) for path in references)
-    parts.append(TextPart(text=wording.query.format(object=sample.object)))
-    parts.append(ImagePart(path=sample.image))
-    if expert and sample.expert is not None:
-        parts.append(TextPart(text=wording.expert.format(findings=describe_findings(sample.expert))))
-    parts.append(TextPart(text=_knowledge_text(entries, sample.object, wording) + question_text(question, wording)))
-    return Prompt(parts=_merge(parts), opening=opening)
+    return _prompt(question.sample, question_text(question, wording), entries, expert, shots, opening, wording)
+
+
+def open_prompt(
+    sample: Sample,
+    text: str,
+    *,
+    entries: Sequence[KnowledgeEntry] = (),
+    expert: bool = True,
+    shots: int = 1,
+    wording: Wording = DEFAULT_WORDING,
+) -> Prompt:
+    """The prompt of a question without options, answered in free text; arguments as in `build_prompt`."""
+    return _prompt(sample, wording.question.format(question=text), entries, expert, shots, "", wording)
 
 
 def question_text(question: Question, wording: Wording = DEFAULT_WORDING) -> str:
@@ -155,6 +156,29 @@ def detection_question(question_id: str, sample: Sample) -> Question:
         options=DETECTION_OPTIONS,
         answer=0 if sample.is_anomalous else 1,
     )
+
+
+def _prompt(
+    sample: Sample,
+    asked: str,
+    entries: Sequence[KnowledgeEntry],
+    expert: bool,
+    shots: int,
+    opening: str,
+    wording: Wording,
+) -> Prompt:
+    parts: list[Part] = [TextPart(text=wording.instruction)]
+    references = sample.references[:shots] if shots > 0 else ()
+    if references:
+        text = wording.reference if len(references) == 1 else wording.references
+        parts.append(TextPart(text=text.format(object=sample.object, count=len(references))))
+        parts.extend(ImagePart(path=path) for path in references)
+    parts.append(TextPart(text=wording.query.format(object=sample.object)))
+    parts.append(ImagePart(path=sample.image))
+    if expert and sample.expert is not None:
+        parts.append(TextPart(text=wording.expert.format(findings=describe_findings(sample.expert))))
+    parts.append(TextPart(text=_knowledge_text(entries, sample.object, wording) + asked))
+    return Prompt(parts=_merge(parts), opening=opening)
 
 
 def _knowledge_text(entries: Sequence[KnowledgeEntry], name: str, wording: Wording) -> str:

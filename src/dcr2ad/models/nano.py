@@ -94,7 +94,9 @@ def build_nano(cache: Path | None = None, *, progress: Progress | None = None) -
             if not _is_whole(target):
                 _build(cache, target, say)
     except OSError as error:
-        raise ModelError(f"the embedded model cannot be built in {cache} ({error})", f"Set {CACHE_VARIABLE} to another folder") from None
+        raise ModelError(
+            f"the embedded model cannot be built in {cache} ({error})", f"Set {CACHE_VARIABLE} to another folder"
+        ) from None
     return target
 
 
@@ -167,28 +169,26 @@ def _is_whole(folder: Path) -> bool:
 
 
 def _assemble(vision: State, language: LanguagePart, folder: Path) -> None:
-    """Join the parts and write model and processor."""
-    from transformers import BitImageProcessorPil, GenerationConfig, InternVLForConditionalGeneration, LlavaProcessor
+    """Join the parts and write model and processor, the weights under the names that InternVL has on the model hub."""
+    from safetensors.torch import save_file
+    from transformers import BitImageProcessorPil, GenerationConfig, LlavaProcessor
 
     tokenizer = _tokenizer(language)
     config = _config(vision, language, tokenizer)
-    with torch.device("meta"):
-        model = InternVLForConditionalGeneration(config)
     embedding = _with_new_rows(language.state["embed_tokens.weight"], len(tokenizer))
-    state = {f"model.vision_tower.{name}": value for name, value in vision.items()}
-    state |= {f"model.language_model.{name}": value for name, value in language.state.items()}
-    state |= {"model.language_model.embed_tokens.weight": embedding, "lm_head.weight": embedding}
-    state |= {f"model.multi_modal_projector.{name}": value for name, value in _projector(config, embedding).items()}
-    model.load_state_dict(state, assign=True)
-    model.tie_weights()
-    stop = [language.config["eos_token_id"], tokenizer.convert_tokens_to_ids("<|endoftext|>")]
-    model.generation_config = GenerationConfig(
-        bos_token_id=language.config["bos_token_id"],
-        eos_token_id=stop,
-        pad_token_id=language.config["pad_token_id"],
+    state = {f"vision_tower.{name}": value for name, value in vision.items()}
+    state |= {f"multi_modal_projector.{name}": value for name, value in _projector(config, embedding).items()}
+    state |= {f"language_model.model.{name}": value for name, value in language.state.items()}
+    state["language_model.model.embed_tokens.weight"] = embedding  # the head is tied to it
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "model.safetensors").chmod(0o644)
+    config.save_pretrained(folder)
+    GenerationConfig(
+        bos_token_id=config.text_config.bos_token_id,
+        eos_token_id=[config.text_config.eos_token_id, tokenizer.convert_tokens_to_ids("<|endoftext|>")],
+        pad_token_id=config.text_config.pad_token_id,
         suppress_tokens=[config.image_token_id],
-    )
-    model.save_pretrained(folder)
+    ).save_pretrained(folder)
     square = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
     images = BitImageProcessorPil(
         do_resize=True,
@@ -240,6 +240,7 @@ def _config(vision: State, language: LanguagePart, tokenizer: PreTrainedTokenize
         vision_feature_select_strategy="default",
         tie_word_embeddings=True,
         dtype="float32",
+        architectures=["InternVLForConditionalGeneration"],
     )
 
 
@@ -249,7 +250,7 @@ def _tokenizer(language: LanguagePart) -> PreTrainedTokenizerFast:
     from transformers import PreTrainedTokenizerFast
 
     vocabulary = {token: number for number, token in enumerate(language.tokens)}
-    merges = [tuple(merge.split(" ")) for merge in language.merges]
+    merges = [(left, right) for left, right in (merge.split(" ") for merge in language.merges)]
     bpe = Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
     bpe.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]

@@ -7,6 +7,7 @@ nothing about references, scores or anomaly. Not in the paper.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -24,7 +25,7 @@ IMAGE_MEAN = (0.485, 0.456, 0.406)
 """Mean of each channel DINOv2 was trained with."""
 IMAGE_STD = (0.229, 0.224, 0.225)
 """Standard deviation of each channel."""
-_PREFIX = "model.vision_tower."
+_PREFIX = "vision_tower."
 _HEADS = 6
 _EPSILON = 1e-6
 
@@ -56,21 +57,50 @@ class _Block(nn.Module):
         return tokens + self.lambda_2 * self.mlp["fc2"](hidden)
 
 
+class _Embeddings(nn.Module):
+    """Patches and positions under the names of `InternVLVisionEmbeddings`."""
+
+    def __init__(self, width: int, positions: int) -> None:
+        super().__init__()
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
+        self.position_embeddings = nn.Parameter(torch.zeros(1, positions + 1, width))
+        self.patch_embeddings = nn.ModuleDict({"projection": nn.Conv2d(3, width, PATCH, PATCH)})
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        rows, columns = pixels.shape[2] // PATCH, pixels.shape[3] // PATCH
+        patches = self.patch_embeddings["projection"](pixels).flatten(2).transpose(1, 2)
+        tokens = torch.cat([self.cls_token.expand(len(patches), -1, -1), patches], dim=1)
+        return tokens + self._positions(rows, columns)
+
+    def _positions(self, rows: int, columns: int) -> torch.Tensor:
+        side = math.isqrt(self.position_embeddings.shape[1] - 1)
+        first, rest = self.position_embeddings[:, :1], self.position_embeddings[:, 1:]
+        grid = rest.view(1, side, side, -1).permute(0, 3, 1, 2)
+        if (rows, columns) != (side, side):
+            grid = functional.interpolate(grid, size=(rows, columns), mode="bicubic", align_corners=False)
+        return torch.cat([first, grid.flatten(2).transpose(1, 2)], dim=1)
+
+
+class _Encoder(nn.Module):
+    """The blocks under the name of `InternVLVisionEncoder`."""
+
+    def __init__(self, layers: int, width: int) -> None:
+        super().__init__()
+        self.layer = nn.ModuleList(_Block(width) for _ in range(layers))
+
+
 class VisionTower(nn.Module):
     """DINOv2 ViT-S/14 cut to its first blocks; parameters are named as in `InternVLVisionModel`."""
 
     def __init__(self, layers: int, *, width: int = 384, positions: int = 1369) -> None:
         super().__init__()
-        self.embeddings = nn.Module()
-        self.embeddings.cls_token = nn.Parameter(torch.zeros(1, 1, width))
-        self.embeddings.position_embeddings = nn.Parameter(torch.zeros(1, positions + 1, width))
-        self.embeddings.patch_embeddings = nn.ModuleDict({"projection": nn.Conv2d(3, width, PATCH, PATCH)})
-        self.encoder = nn.ModuleDict({"layer": nn.ModuleList(_Block(width) for _ in range(layers))})
+        self.embeddings = _Embeddings(width, positions)
+        self.encoder = _Encoder(layers, width)
 
     @property
     def layers(self) -> int:
         """Number of blocks kept."""
-        return len(self.encoder["layer"])
+        return len(self.encoder.layer)
 
     @torch.inference_mode()
     def forward(self, pixels: torch.Tensor, layers: Sequence[int]) -> torch.Tensor:
@@ -83,25 +113,14 @@ class VisionTower(nn.Module):
         Returns:
             float32, ``(count, len(layers), height / 14, width / 14, 384)``, without the class token.
         """
-        count, _, height, width = pixels.shape
-        rows, columns = height // PATCH, width // PATCH
-        patches = self.embeddings.patch_embeddings["projection"](pixels).flatten(2).transpose(1, 2)
-        tokens = torch.cat([self.embeddings.cls_token.expand(count, -1, -1), patches], dim=1)
-        tokens = tokens + self._positions(rows, columns)
+        rows, columns = pixels.shape[2] // PATCH, pixels.shape[3] // PATCH
+        tokens = self.embeddings(pixels)
         kept = {}
-        for number, block in enumerate(self.encoder["layer"][: max(layers)], 1):
+        for number, block in enumerate(self.encoder.layer[: max(layers)], 1):
             tokens = block(tokens)
             if number in layers:
-                kept[number] = tokens[:, 1:].view(count, rows, columns, -1)
+                kept[number] = tokens[:, 1:].unflatten(1, (rows, columns))
         return torch.stack([kept[layer] for layer in layers], dim=1)
-
-    def _positions(self, rows: int, columns: int) -> torch.Tensor:
-        table = self.embeddings.position_embeddings
-        side = int((table.shape[1] - 1) ** 0.5)
-        grid = table[:, 1:].view(1, side, side, -1).permute(0, 3, 1, 2)
-        if (rows, columns) != (side, side):
-            grid = functional.interpolate(grid, size=(rows, columns), mode="bicubic", align_corners=False)
-        return torch.cat([table[:, :1], grid.flatten(2).transpose(1, 2)], dim=1)
 
 
 def load_vision_tower(folder: Path) -> VisionTower:
@@ -124,7 +143,10 @@ def load_vision_tower(folder: Path) -> VisionTower:
             tower = VisionTower(layers)
         tower.load_state_dict(state, assign=True)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise ModelError(f"{folder} does not hold the embedded model ({error})", "Build it again: dcr2ad doctor") from None
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ModelError(
+            f"{folder} does not hold the embedded model ({reason})", "Delete the folder to have it built again"
+        ) from None
     return tower.eval().requires_grad_(False)
 
 

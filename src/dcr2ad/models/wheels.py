@@ -81,7 +81,9 @@ def _from_folder() -> dict[Wheel, Path]:
         return {}
     folder = Path(named).expanduser()
     if not folder.is_dir():
-        raise ModelError(f"{WHEELS_VARIABLE} names {folder}, which is no folder", "Name the folder that holds the wheels, or unset it")
+        raise ModelError(
+            f"{WHEELS_VARIABLE} names {folder}, which is no folder", "Name the folder that holds the wheels, or unset it"
+        )
     return {wheel: folder / wheel.filename for wheel in (VISION, LANGUAGE) if (folder / wheel.filename).is_file()}
 
 
@@ -93,7 +95,9 @@ def _check(wheel: Wheel, path: Path) -> None:
 def _download(wheels: list[Wheel], into: Path) -> None:
     into.mkdir(parents=True, exist_ok=True)
     requirements = into / "requirements.txt"
-    requirements.write_text("".join(f"{wheel.requirement} --hash=sha256:{wheel.sha256}\n" for wheel in wheels), encoding="utf-8")
+    requirements.write_text(
+        "".join(f"{wheel.requirement} --hash=sha256:{wheel.sha256}\n" for wheel in wheels), encoding="utf-8"
+    )
     command = [*_pip(), "download", "--quiet", "--no-deps", "--require-hashes", "--only-binary", ":all:", "--retries", "2"]
     command += ["--disable-pip-version-check", "--no-input", "--requirement", str(requirements), "--dest", str(into)]
     result = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)

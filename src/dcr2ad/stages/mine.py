@@ -1,0 +1,104 @@
+"""Boundary mining (Appendix B.2): which instruct questions the SFT model answers near chance.
+
+Reads questions and a model that scores; writes ``boundary.jsonl`` and, for every question, ``probabilities.jsonl``. Keeps
+|p(gold) - chance| <= threshold, chance being one over the number of options; never widens the band by itself. Knows nothing
+about training.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from dcr2ad.artifacts import RecordWriter, StageFolder, digest_json, read_records, write_records
+from dcr2ad.config import MineSettings
+from dcr2ad.knowledge.base import KnowledgeBase
+from dcr2ad.models.base import ChatModel, letter_probabilities
+from dcr2ad.prompts import answer_prompt, build_prompt
+from dcr2ad.types import BoundaryQuestion, Question
+
+BINS = 20
+
+
+def mine_boundary(
+    model: ChatModel,
+    questions: Sequence[Question],
+    knowledge_base: KnowledgeBase,
+    settings: MineSettings,
+    out: Path,
+    *,
+    fresh: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
+    """Keep the questions near chance, nearest first, at most ``settings.wanted``.
+
+    Returns:
+        counts: questions, in the band, kept, above and below chance (in all and a sub-task), and the histogram of p(gold) in
+        `BINS` equal bins.
+
+    Raises:
+        CannotScoreError: the model gives no probabilities.
+        RunError: `out` holds work made with another model, questions or settings.
+    """
+    config = {**settings.model_dump(), "model": model.info.digest}
+    inputs = {"questions": digest_json([q.model_dump(mode="json") for q in questions]), "knowledge": knowledge_base.digest}
+    with StageFolder(out, stage="mine", config=config, inputs=inputs, fresh=fresh) as folder:
+        if folder.done:
+            return folder.manifest.summary
+        file = out / "probabilities.jsonl"
+        with RecordWriter(file) as writer:
+            seen = {row.question.id for row in read_records(file, BoundaryQuestion)}
+            groups = [list(g) for _, g in groupby(sorted(questions, key=_image), key=_image)]
+            for number, group in enumerate(groups, 1):
+                left = [question for question in group if question.id not in seen]
+                if left:
+                    writer.write(*_read(model, left, knowledge_base))
+                if progress:
+                    progress(number, len(groups))
+        rows = list(read_records(file, BoundaryQuestion))
+        band = sorted((r for r in rows if abs(r.margin) <= settings.threshold), key=lambda r: (abs(r.margin), r.question.id))
+        kept = band[: settings.wanted]
+        write_records(out / "boundary.jsonl", kept)
+        summary = _summary(rows, band, kept, settings)
+        folder.finish(summary)
+    return summary
+
+
+def _read(model: ChatModel, group: list[Question], knowledge_base: KnowledgeBase) -> list[BoundaryQuestion]:
+    prompts = [answer_prompt(build_prompt(q, entries=[knowledge_base.get(key) for key in q.candidates])) for q in group]
+    found = letter_probabilities(model, prompts, [len(q.options) for q in group])
+    return [
+        BoundaryQuestion(question=q, probabilities=p, margin=p[q.answer] - 1 / len(q.options))
+        for q, p in zip(group, found, strict=True)
+    ]
+
+
+def _summary(
+    rows: Sequence[BoundaryQuestion],
+    band: Sequence[BoundaryQuestion],
+    kept: Sequence[BoundaryQuestion],
+    settings: MineSettings,
+) -> dict[str, Any]:
+    gold = [row.probabilities[row.question.answer] for row in rows]
+    histogram = Counter(min(int(p * BINS), BINS - 1) for p in gold)
+    return {
+        "questions": len(rows),
+        "in_band": len(band),
+        "kept": len(kept),
+        "wanted": settings.wanted,
+        "enough": len(band) >= settings.wanted,
+        "sides": dict(Counter(row.side for row in kept)),
+        "subtasks": {
+            subtask: dict(Counter(row.side for row in kept if row.question.subtask == subtask))
+            for subtask in sorted({row.question.subtask.value for row in kept})
+        },
+        "histogram": [histogram[b] for b in range(BINS)],
+    }
+
+
+def _image(question: Question) -> tuple[str, ...]:
+    sample = question.sample
+    return (sample.dataset, sample.object, *sample.references, sample.image)

@@ -1,0 +1,163 @@
+"""KR-RTS (Section 3.3): for every boundary question a right and a deceptive trajectory of one form.
+
+Reads boundary questions and a teacher; writes ``pairs.jsonl`` and ``rejected.jsonl``. k_w is the entry the label leads to, k_l
+an entry that deceives (`dcr2ad.routing.choose_wrong_key`); both stand in the prompt among fillers, in random order. A pair is
+kept only if both responses parse, y_w is right and y_l is not (or, where the answer does not depend on the knowledge, only the
+path differs), each conclusion follows from its own entry, and the lengths are alike. Knows nothing about training.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from dcr2ad.artifacts import RecordWriter, StageFolder, digest_json, read_records
+from dcr2ad.config import SynthesizeSettings
+from dcr2ad.knowledge.base import KnowledgeBase
+from dcr2ad.parsing import parse_response, write_response
+from dcr2ad.questions import Rejected, answer_under
+from dcr2ad.routing import candidates_for, choose_wrong_key
+from dcr2ad.teacher import Teacher
+from dcr2ad.types import BoundaryQuestion, KnowledgeEntry, PreferencePair, Question, Trajectory
+
+TRIES = 12
+"""Deceptive entries tried before a question is dropped: not every one leads to an option of the question."""
+
+
+def synthesize_pairs(
+    boundary: Sequence[BoundaryQuestion],
+    knowledge_base: KnowledgeBase,
+    teacher: Teacher,
+    settings: SynthesizeSettings,
+    out: Path,
+    *,
+    seed: int = 0,
+    fresh: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
+    """Write one preference pair a question where one can be made.
+
+    Returns:
+        counts: questions, pairs (by kind, by why k_l deceives, by sub-task), dropped by reason.
+
+    Raises:
+        RunError: `out` holds pairs made from other questions or settings.
+    """
+    config = {**settings.model_dump(), "teacher": teacher.name}
+    inputs = {"boundary": digest_json([b.model_dump(mode="json") for b in boundary]), "knowledge": knowledge_base.digest}
+    with StageFolder(out, stage="synthesize", config=config, inputs=inputs, seed=seed, fresh=fresh) as folder:
+        if folder.done:
+            return folder.manifest.summary
+        pairs_file, rejected_file = out / "pairs.jsonl", out / "rejected.jsonl"
+        with RecordWriter(pairs_file) as writer, RecordWriter(rejected_file) as rejects:
+            seen = {pair.id for pair in read_records(pairs_file, PreferencePair)}
+            seen |= {row.sample for row in read_records(rejected_file, Rejected)}
+            for number, item in enumerate(boundary, 1):
+                if item.question.id not in seen:
+                    made = make_pair(item.question, knowledge_base, teacher, settings, seed=seed)
+                    if isinstance(made, PreferencePair):
+                        writer.write(made)
+                    else:
+                        rejects.write(Rejected(sample=item.question.id, subtask=item.question.subtask, reason=made))
+                if progress:
+                    progress(number, len(boundary))
+        summary = _summary(
+            len(boundary), list(read_records(pairs_file, PreferencePair)), list(read_records(rejected_file, Rejected))
+        )
+        folder.finish(summary)
+    return summary
+
+
+def make_pair(
+    question: Question, knowledge_base: KnowledgeBase, teacher: Teacher, settings: SynthesizeSettings, *, seed: int
+) -> PreferencePair | str:
+    """One preference pair for a question, or why there is none."""
+    right_key = question.sample.right_key
+    if right_key is None or right_key not in knowledge_base:
+        return "the label leads to no knowledge entry"
+    right = knowledge_base.get(right_key)
+    chosen_wrong = _wrong(question, right, knowledge_base, seed)
+    if chosen_wrong is None:
+        return "no deceptive entry leads to an option of the question"
+    wrong, why, answer = chosen_wrong
+    listed = candidates_for(right_key, wrong.key, question.sample, knowledge_base, count=settings.candidates, seed=seed)
+    asked = question.model_copy(update={"candidates": listed, "response": None})
+    pair = PreferencePair(
+        id=question.id,
+        question=asked,
+        right_key=right_key,
+        wrong_key=wrong.key,
+        wrong_reason=why,
+        chosen=teacher.write_under(right, asked, asked.answer),
+        rejected=teacher.write_under(wrong, asked, answer),
+        kind="path" if answer == asked.answer else "answer",
+    )
+    return check_pair(pair, knowledge_base, length_ratio=settings.length_ratio) or pair
+
+
+def check_pair(pair: PreferencePair, knowledge_base: KnowledgeBase, *, length_ratio: float) -> str:
+    """Why a pair cannot stand, or an empty text: checks (a) to (c) of the method, and length.
+
+    Args:
+        pair: the pair.
+        knowledge_base: K.
+        length_ratio: largest difference in characters between the responses, as a share of the longer one.
+    """
+    right, wrong = knowledge_base.get(pair.right_key), knowledge_base.get(pair.wrong_key)
+    for name, entry, trajectory in (("chosen", right, pair.chosen), ("rejected", wrong, pair.rejected)):
+        if parse_response(write_response(trajectory), pair.question.options) != trajectory:
+            return f"the {name} response does not parse"
+        if trajectory.entry != entry.title:
+            return f"the {name} response selects another entry than its own"
+        if answer_under(entry, pair.question) != trajectory.answer:
+            return f"the {name} answer does not follow from its entry"
+    if not {pair.right_key, pair.wrong_key} <= set(pair.question.candidates):
+        return "the prompt does not list both entries"
+    if pair.chosen.answer != pair.question.answer:
+        return "the chosen answer is wrong"
+    if (pair.kind == "answer") == (pair.rejected.answer == pair.question.answer):
+        return "the rejected answer does not fit the kind of the pair"
+    lengths = sorted(_length(t) for t in (pair.chosen, pair.rejected))
+    if lengths[1] - lengths[0] > length_ratio * lengths[1]:
+        return f"the responses differ by more than {length_ratio:.0%} in length"
+    return ""
+
+
+def _wrong(
+    question: Question, right: KnowledgeEntry, knowledge_base: KnowledgeBase, seed: int
+) -> tuple[KnowledgeEntry, str, int] | None:
+    """A deceptive entry that leads to an option; one that leads to another answer is preferred over one that does not."""
+    fallback = None
+    for attempt in range(TRIES):
+        key, why = choose_wrong_key(question.sample, right.key, knowledge_base, seed=seed * TRIES + attempt)
+        entry = knowledge_base.get(key)
+        answer = answer_under(entry, question)
+        if answer is None:
+            continue
+        if answer != question.answer:
+            return entry, why, answer
+        fallback = fallback or (entry, why, answer)
+    for key in question.provenance.get("keys", "").split():
+        if key != right.key and key in knowledge_base:
+            entry = knowledge_base.get(key)
+            answer = answer_under(entry, question)
+            if answer is not None and answer != question.answer:
+                return entry, "wrong option of the question", answer
+    return fallback
+
+
+def _length(trajectory: Trajectory) -> int:
+    return len(write_response(trajectory))
+
+
+def _summary(total: int, pairs: Sequence[PreferencePair], rejected: Sequence[Rejected]) -> dict[str, Any]:
+    return {
+        "questions": total,
+        "pairs": len(pairs),
+        "kinds": dict(Counter(pair.kind for pair in pairs)),
+        "deception": dict(Counter(pair.wrong_reason for pair in pairs)),
+        "subtasks": dict(Counter(pair.question.subtask.value for pair in pairs)),
+        "dropped": dict(Counter(row.reason for row in rejected)),
+    }
