@@ -80,11 +80,20 @@ class Diagnoser:
     max_new_tokens: int = 160
 
     def __post_init__(self) -> None:
-        kind, _, key = self.context.partition(":")
-        if kind not in {"none", "category", "routed", "oracle"} or (kind == "oracle") != bool(key):
-            raise UnknownNameError(f"no context {self.context!r}", f"Use {CONTEXTS}")
-        if kind == "oracle":
-            self.knowledge_base.get(key)
+        check_context(self.context, self.knowledge_base)
+
+
+def check_context(context: str, knowledge_base: KnowledgeBase) -> None:
+    """Refuse a context that does not exist, before anything is loaded.
+
+    Raises:
+        UnknownNameError: no such context, or no entry under the key of ``oracle:KEY``.
+    """
+    kind, _, key = context.partition(":")
+    if kind not in {"none", "category", "routed", "oracle"} or (kind == "oracle") != bool(key):
+        raise UnknownNameError(f"no context {context!r}", f"Use {CONTEXTS}")
+    if kind == "oracle":
+        knowledge_base.get(key)
 
 
 @dataclasses.dataclass(frozen=True)

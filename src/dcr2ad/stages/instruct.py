@@ -1,0 +1,291 @@
+"""AD-Instruct: photographs with labels to verified questions with worked responses (Section 4.1, Appendix B.1); verb `instruct`.
+
+Reads a folder of photographs and the knowledge base; writes ``samples.jsonl``, ``questions.jsonl`` and ``rejected.jsonl`` under
+the stage's folder and returns a `BuildSummary`. The same machinery makes a benchmark: held-out wording, no responses. Knows
+nothing about models; the visual expert is an object with `inspect`.
+
+A run may be killed at any moment. Each image is written as its questions, its rejected questions, and last its own line, which
+says that it is done; lines of an image without that line are thrown away when the run continues.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from pydantic import Field
+
+from dcr2ad.artifacts import RecordWriter, StageFolder, digest_json, drop_torn_line, read_records, write_text
+from dcr2ad.config import InstructSettings
+from dcr2ad.datasets.folder import Part, Skipped, balanced_subset, read_folder, with_knowledge
+from dcr2ad.errors import ImageError, InputError, UnknownNameError
+from dcr2ad.knowledge import KnowledgeBase
+from dcr2ad.questions import BENCHMARK_WORDING, INSTRUCT_WORDING, QuestionMaker, QuestionWording, Rejected
+from dcr2ad.teacher import BuiltinTeacher, Teacher, direct_answer
+from dcr2ad.types import ExpertFindings, Question, Record, Sample
+
+Progress = Callable[[int, int], None]
+"""Called with images done and images in all."""
+
+
+class Inspects(Protocol):
+    """What this stage needs of the visual expert."""
+
+    def inspect(self, image: str, references: Sequence[str]) -> tuple[ExpertFindings, Any]:
+        """Findings and anomaly map of an image beside its references."""
+
+
+class BuildSummary(Record):
+    """What was made and what was dropped, counted."""
+
+    images: int
+    """Images in samples.jsonl."""
+    defective: int
+    """Of these, defective ones."""
+    with_findings: int
+    """Of these, those with the expert's findings."""
+    questions: int
+    """Questions made."""
+    subtasks: dict[str, int]
+    """Questions a sub-task."""
+    objects: dict[str, int]
+    """Questions an object."""
+    letters: dict[str, list[int]]
+    """How often each option index is right, by number of options."""
+    reasoned: int
+    """Questions with a worked response."""
+    direct: int
+    """Questions with a direct answer."""
+    rejected: dict[str, int] = Field(default_factory=dict)
+    """Questions and images dropped, by reason."""
+    skipped: dict[str, int] = Field(default_factory=dict)
+    """Files the reader could not use, by reason; the files are named in rejected.jsonl."""
+
+
+def build_instructions(
+    data: str | Path,
+    out: str | Path,
+    knowledge_base: KnowledgeBase,
+    settings: InstructSettings,
+    *,
+    seed: int,
+    expert: Inspects | None = None,
+    progress: Progress | None = None,
+    fresh: bool = False,
+    datasets: Sequence[str] = (),
+    parts: Sequence[Part] = ("test", "train"),
+) -> BuildSummary:
+    """Make instruction data.
+
+    Args:
+        data: folder of photographs, see `dcr2ad.datasets.folder.read_folder`.
+        out: the stage's folder; a stopped run continues there, a finished one is returned as it is.
+        knowledge_base: where entries, options and explanations come from.
+        settings: see `InstructSettings`; `expert` there says whether findings are wanted, the argument gives the expert.
+        seed: seed of everything drawn by lot.
+        expert: the visual expert; None makes data without findings.
+        progress: called after each image.
+        fresh: throw away what `out` holds.
+        datasets: names of data sets to keep; empty for all.
+        parts: ``("test",)`` leaves the good images of the train part to be references only.
+
+    Raises:
+        InputError: the data cannot be read, or no question could be made.
+        UnknownNameError: no such teacher.
+        RunError: `out` holds the work of other settings or data.
+    """
+    if settings.teacher != BuiltinTeacher.name:
+        raise UnknownNameError(f"no teacher {settings.teacher!r}", "The one that stands is 'builtin'")
+    chosen = _choose(data, knowledge_base, settings.split, settings.max_images, seed, datasets, parts)
+    return _Build(
+        chosen,
+        knowledge_base,
+        INSTRUCT_WORDING,
+        seed=seed,
+        expert=expert if settings.expert else None,
+        teacher=BuiltinTeacher(seed),
+        direct_share=settings.direct_share,
+    ).run(Path(out), "instruct", settings.model_dump(mode="json"), fresh, progress)
+
+
+def build_benchmark(
+    data: str | Path,
+    out: str | Path,
+    knowledge_base: KnowledgeBase,
+    *,
+    split: str = "dev",
+    max_images: int | None = None,
+    seed: int = 0,
+    expert: Inspects | None = None,
+    progress: Progress | None = None,
+    fresh: bool = False,
+    datasets: Sequence[str] = (),
+    parts: Sequence[Part] = ("test",),
+) -> BuildSummary:
+    """Make questions for measuring: wording that training never saw, no responses; else as `build_instructions`.
+
+    Not in the paper, which measures on MMAD. By default the train part of a layout gives references only, as MMAD does.
+    """
+    chosen = _choose(data, knowledge_base, split, max_images, seed, datasets, parts)
+    config = {"split": split, "max_images": max_images, "expert": expert is not None}
+    build = _Build(chosen, knowledge_base, BENCHMARK_WORDING, seed=seed, expert=expert, teacher=None, direct_share=0.0)
+    return build.run(Path(out), "benchmark", config, fresh, progress)
+
+
+def _choose(
+    data: str | Path,
+    knowledge_base: KnowledgeBase,
+    split: str,
+    max_images: int | None,
+    seed: int,
+    datasets: Sequence[str],
+    parts: Sequence[Part],
+) -> tuple[list[Sample], tuple[Skipped, ...]]:
+    """The samples to use, in the order of use, and what the reader skipped."""
+    reading = read_folder(data, split=split, datasets=datasets, parts=parts)
+    samples = balanced_subset(with_knowledge(reading, knowledge_base), max_images, seed)
+    if not samples:
+        raise InputError(f"{data} holds no usable image", "Every image was skipped; see that the files exist")
+    return samples, reading.skipped
+
+
+class _Build:
+    """One run over the samples."""
+
+    def __init__(
+        self,
+        chosen: tuple[list[Sample], tuple[Skipped, ...]],
+        knowledge_base: KnowledgeBase,
+        wording: QuestionWording,
+        *,
+        seed: int,
+        expert: Inspects | None,
+        teacher: Teacher | None,
+        direct_share: float,
+    ) -> None:
+        self._samples, self._skipped = chosen
+        self._base = knowledge_base
+        self._maker = QuestionMaker(knowledge_base, self._samples, seed=seed, wording=wording)
+        self._seed = seed
+        self._expert = expert
+        self._teacher = teacher
+        self._direct_share = direct_share
+
+    def run(self, out: Path, stage: str, config: dict[str, Any], fresh: bool, progress: Progress | None) -> BuildSummary:
+        """Write the three files, or continue them; returns what they hold."""
+        inputs = {
+            "samples": digest_json([sample.model_dump(mode="json") for sample in self._samples]),
+            "knowledge": self._base.digest,
+            "findings": "none" if self._expert is None else type(self._expert).__name__,
+        }
+        with StageFolder(out, stage=stage, config=config, inputs=inputs, seed=self._seed, fresh=fresh) as folder:
+            if folder.done:
+                return BuildSummary.model_validate(folder.manifest.summary)
+            done = _keep_finished(out)
+            if done:
+                for question in read_records(out / "questions.jsonl", Question):
+                    self._maker.balance.count(question)
+            self._write_all(out, done, progress)
+            summary = _count(out, self._skipped)
+            if not summary.questions:
+                raise InputError(f"no question could be made of {summary.images} images", f"See {out / 'rejected.jsonl'}")
+            folder.finish(summary.model_dump(mode="json"))
+            return summary
+
+    def _write_all(self, out: Path, done: set[str], progress: Progress | None) -> None:
+        with (
+            RecordWriter(out / "samples.jsonl") as samples,
+            RecordWriter(out / "questions.jsonl") as questions,
+            RecordWriter(out / "rejected.jsonl") as rejected,
+        ):
+            for position, sample in enumerate(self._samples, 1):
+                if sample.id not in done:
+                    try:
+                        seen = self._inspect(sample)
+                        made, dropped = self._maker.make(seen)
+                    except ImageError as error:
+                        rejected.write(Rejected(sample=sample.id, reason=f"unreadable: {error.what}"))
+                        continue
+                    questions.write(*(self._answer(question) for question in made))
+                    rejected.write(*dropped)
+                    samples.write(seen)
+                if progress is not None:
+                    progress(position, len(self._samples))
+            rejected.write(*(Rejected(sample=item.path, reason=f"skipped: {item.why}") for item in self._skipped))
+
+    def _inspect(self, sample: Sample) -> Sample:
+        """The sample with the expert's findings, where there is an expert and a reference."""
+        if self._expert is None or not sample.references:
+            return sample
+        findings, _ = self._expert.inspect(sample.image, sample.references)
+        return sample.model_copy(update={"expert": findings})
+
+    def _answer(self, question: Question) -> Question:
+        """The question with its response, where there is a teacher."""
+        if self._teacher is None:
+            return question
+        if random.Random(f"{self._seed}/{question.id}/direct").random() < self._direct_share:
+            response, who = direct_answer(question), "direct"
+        else:
+            key = question.sample.right_key
+            response, who = self._teacher.write(question, self._base.get(key) if key else None), self._teacher.name
+        return question.model_copy(update={"response": response, "provenance": {**question.provenance, "teacher": who}})
+
+
+def _keep_finished(out: Path) -> set[str]:
+    """Ids of the images that are done; lines of an unfinished one are cut off the other two files."""
+    for name in ("samples", "questions", "rejected"):
+        drop_torn_line(out / f"{name}.jsonl")
+    done = {sample.id for sample in read_records(out / "samples.jsonl", Sample)} if (out / "samples.jsonl").exists() else set()
+    if (out / "rejected.jsonl").exists():
+        whole = {item.sample for item in read_records(out / "rejected.jsonl", Rejected) if item.reason.startswith("unreadable")}
+    else:
+        whole = set()
+    done |= whole
+    for name in ("questions", "rejected"):
+        path = out / f"{name}.jsonl"
+        if not path.exists():
+            continue
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        kept = [line for line in lines if _sample_of(json.loads(line)) in done]
+        if len(kept) < len(lines):
+            write_text(path, "".join(kept))
+    return done
+
+
+def _sample_of(line: dict[str, Any]) -> str:
+    sample = line["sample"]
+    return str(sample["id"] if isinstance(sample, dict) else sample)
+
+
+def _count(out: Path, skipped: Sequence[Skipped]) -> BuildSummary:
+    """What the three files hold."""
+    samples = list(read_records(out / "samples.jsonl", Sample))
+    subtasks: Counter[str] = Counter()
+    objects: Counter[str] = Counter()
+    kinds: Counter[str] = Counter()
+    letters: dict[str, list[int]] = {}
+    for question in read_records(out / "questions.jsonl", Question):
+        subtasks[question.subtask.value] += 1
+        objects[question.sample.object] += 1
+        if question.response is not None:
+            kinds["reasoned" if question.response.reasoning else "direct"] += 1
+        letters.setdefault(str(len(question.options)), [0] * len(question.options))[question.answer] += 1
+    reasons = Counter(item.reason for item in read_records(out / "rejected.jsonl", Rejected))
+    return BuildSummary(
+        images=len(samples),
+        defective=sum(sample.is_anomalous for sample in samples),
+        with_findings=sum(sample.expert is not None for sample in samples),
+        questions=sum(subtasks.values()),
+        subtasks=dict(sorted(subtasks.items())),
+        objects=dict(sorted(objects.items())),
+        letters=dict(sorted(letters.items())),
+        reasoned=kinds["reasoned"],
+        direct=kinds["direct"],
+        rejected={reason: n for reason, n in sorted(reasons.items()) if not reason.startswith("skipped")},
+        skipped=dict(sorted(Counter(item.why for item in skipped).items())),
+    )

@@ -1,0 +1,97 @@
+"""Numbers by hand."""
+
+from __future__ import annotations
+
+import pytest
+
+from dcr2ad import metrics
+from dcr2ad.types import Prediction, RankedEntry, Subtask
+
+
+def prediction(
+    number: int,
+    correct: bool,
+    *,
+    subtask: Subtask = Subtask.DETECTION,
+    anomalous: bool = True,
+    dataset: str = "d",
+    status: str = "answered",
+    probabilities: tuple[float, ...] | None = None,
+    routed: tuple[str, ...] = (),
+) -> Prediction:
+    return Prediction(
+        question_id=str(number),
+        image=f"{number}.png",
+        dataset=dataset,
+        object="nut",
+        is_anomalous=anomalous,
+        subtask=subtask,
+        n_options=2,
+        gold=0,
+        status=status,
+        answer=(0 if correct else 1) if status == "answered" else None,
+        probabilities=probabilities,
+        right_key="k",
+        routed=tuple(RankedEntry(key=key, title=key, probability=0.1) for key in routed),
+    )
+
+
+def test_detection_is_the_mean_over_normal_and_abnormal() -> None:
+    rows = [prediction(i, i < 3, anomalous=True) for i in range(4)] + [prediction(9, False, anomalous=False)]
+    assert metrics.subtask_accuracy(rows, Subtask.DETECTION) == pytest.approx((75 + 0) / 2)
+
+
+def test_data_sets_weigh_alike() -> None:
+    rows = [prediction(i, True, subtask=Subtask.ANALYSIS, dataset="large") for i in range(9)]
+    rows.append(prediction(10, False, subtask=Subtask.ANALYSIS, dataset="small"))
+    assert metrics.subtask_accuracy(rows, Subtask.ANALYSIS) == pytest.approx(50)
+
+
+def test_average_is_the_plain_mean_of_the_sub_tasks_present() -> None:
+    rows = [prediction(1, True, subtask=Subtask.ANALYSIS), prediction(2, False, subtask=Subtask.DESCRIPTION)]
+    assert metrics.average(rows) == pytest.approx(50)
+    assert metrics.average([]) is None
+
+
+def test_rates_by_hand() -> None:
+    # Abnormal: 3 found, 1 unparsed. Normal: 1 passed, 2 called abnormal.
+    rows = [prediction(i, True) for i in range(3)] + [prediction(3, False, status="unparsed")]
+    rows += [prediction(4, True, anomalous=False), prediction(5, False, anomalous=False), prediction(6, False, anomalous=False)]
+    rates = metrics.detection_rates(rows)
+    assert rates["Overkill"] == pytest.approx(200 / 3)
+    assert rates["Miss"] == pytest.approx(25)
+    assert rates["Recall"] == pytest.approx(75)
+    assert rates["Precision"] == pytest.approx(60)
+    assert rates["F1"] == pytest.approx(100 * 6 / 9)
+
+
+def test_failed_questions_stay_in_the_denominator() -> None:
+    rows = [prediction(1, True, subtask=Subtask.ANALYSIS), prediction(2, False, subtask=Subtask.ANALYSIS, status="failed")]
+    assert metrics.subtask_accuracy(rows, Subtask.ANALYSIS) == 50
+
+
+def test_interval_is_clustered_by_image_and_reproducible() -> None:
+    # Ten questions on one image move together: the interval is as wide as that of two images, not of eleven questions.
+    rows = [prediction(1, True, subtask=Subtask.ANALYSIS) for _ in range(10)] + [prediction(2, False, subtask=Subtask.ANALYSIS)]
+    found = metrics.interval(rows, Subtask.ANALYSIS)
+    assert found is not None
+    assert found == metrics.interval(rows, Subtask.ANALYSIS)
+    assert (found.low, found.high) == (0.0, 100.0) and found.n == 11
+    assert found.value == pytest.approx(1000 / 11)
+
+
+def test_routing_by_hand() -> None:
+    rows = [
+        prediction(1, True, routed=("k", "a")),
+        prediction(1, True, routed=("k", "a")),  # the same image again counts once
+        prediction(2, True, routed=("a", "b", "k")),
+        prediction(3, True, routed=("a", "b")),
+        prediction(4, True),
+    ]
+    assert metrics.routing_accuracy(rows) == pytest.approx({"top1": 100 / 3, "top3": 200 / 3, "mrr": 400 / 9, "n": 3})
+
+
+def test_calibration_by_hand() -> None:
+    rows = [prediction(1, True, probabilities=(0.8, 0.2)), prediction(2, False, probabilities=(0.8, 0.2))]
+    assert metrics.calibration_error(rows) == pytest.approx(30)
+    assert metrics.calibration_error([prediction(1, True)]) is None
