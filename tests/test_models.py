@@ -1,0 +1,187 @@
+"""Packed rows behind a cached prefix equal separate forwards, on models of both kinds of positions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dcr2ad.errors import CannotScoreError, ImageError, ModelError, UnknownNameError
+from dcr2ad.models.base import letter_probabilities, open_model, softmax
+from dcr2ad.models.hf import HFModel
+from dcr2ad.models.prefix import PrefixRunner
+from dcr2ad.models.scripted import ScriptedModel
+from dcr2ad.models.tree import TokenTree, common_prefix
+from dcr2ad.models.vlm import VisionLanguageModel
+from dcr2ad.types import ImagePart, Prompt, Sampling, TextPart
+from tests.tiny import tiny_internvl, tiny_photograph, tiny_qwen
+
+
+@pytest.fixture(scope="module", params=["qwen", "internvl"])
+def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> HFModel:
+    folder = tmp_path_factory.mktemp(request.param)
+    build = tiny_qwen if request.param == "qwen" else tiny_internvl
+    return HFModel.open(f"hf:{build(folder)}")
+
+
+def prompt(folder: Path, reference: int, query: int, text: str, opening: str = "<answer>") -> Prompt:
+    return Prompt(
+        parts=(
+            TextPart(text="Normal:"),
+            ImagePart(path=tiny_photograph(folder, reference)),
+            TextPart(text="\nInspected:"),
+            ImagePart(path=tiny_photograph(folder, query, (90, 70))),
+            TextPart(text=f"\n{text}"),
+        ),
+        opening=opening,
+    )
+
+
+def separate(vlm: VisionLanguageModel, asked: Prompt, continuation: str) -> float:
+    """The textbook way: the model's own forward on the whole sequence, images processed by its own inputs."""
+    tokens = vlm.tokenize(asked)
+    tail = vlm.response_ids(continuation)
+    row = torch.tensor([[*tokens.ids, *tail]])
+    pixels = [vlm.pixel_inputs(path) for path in tokens.images]
+    inputs: dict[str, Any] = {name: torch.cat([p[name] for p in pixels]) for name in pixels[0]}
+    if "image_grid_thw" in inputs:
+        inputs["mm_token_type_ids"] = (row == vlm.image_token_id).int()
+    with torch.no_grad():
+        logits = vlm.model(input_ids=row, attention_mask=torch.ones_like(row), use_cache=False, **inputs).logits[0]
+    logprobs = logits.log_softmax(-1)
+    start = len(tokens.ids) - 1
+    return sum(float(logprobs[start + i, token]) for i, token in enumerate(tail))
+
+
+def test_scores_equal_separate_forwards(model: HFModel, tmp_path: Path) -> None:
+    asked = [
+        prompt(tmp_path, 0, 1, "Is there a defect? A. Yes B. No"),
+        prompt(tmp_path, 0, 1, "Where? A. left B. right", "<knowledge>"),
+        prompt(tmp_path, 0, 2, "Is there a defect? A. Yes B. No"),
+        prompt(tmp_path, 3, 1, "Is there a defect? A. Yes B. No"),
+        Prompt(parts=(TextPart(text="No image at all."),), opening="<answer>"),
+    ]
+    options = [["A", " A", "B"], ["scratch: it", "scratch: is", "dent:"], ["A", "B"], ["A</answer>", "B"], ["A", "B"]]
+    for _ in range(2):  # the second time over, a prefix of the first stands in the cache
+        for p, listed, got in zip(asked, options, model.score(asked, options), strict=True):
+            assert got.tokens == tuple(len(model.vlm.response_ids(option)) for option in listed)
+            if p.parts[0].kind == "text" and len(p.parts) > 1:
+                expected = [separate(model.vlm, p, option) for option in listed]
+                assert got.logprobs == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_small_row_limit_changes_nothing(model: HFModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = [prompt(tmp_path, 0, 1, f"Question {i}? A. Yes B. No") for i in range(3)]
+    options = [["A", "B", "scratch: it is", "dent"]] * 3
+    whole = model.score(asked, options)
+    monkeypatch.setattr("dcr2ad.models.prefix.MAX_NODES", 30)
+    assert [s.logprobs for s in model.score(asked, options)] == [pytest.approx(s.logprobs, abs=1e-5) for s in whole]
+
+
+def test_distinct_tokens_are_processed_once(model: HFModel, tmp_path: Path) -> None:
+    asked = [prompt(tmp_path, 0, 1, f"Question {i}? A. Yes B. No") for i in range(4)]
+    runner = PrefixRunner(model.vlm)
+    tokens = [model.vlm.tokenize(p) for p in asked]
+    runner.continuation_logprobs(tokens, [[[5], [6]]] * 4)
+    keys = [t.keys(model.vlm.image_token_id) for t in tokens]
+    assert runner.processed_tokens == len(TokenTree.build(keys))
+    before = runner.processed_tokens
+    runner.continuation_logprobs(tokens[:1], [[[5], [6]]])
+    assert runner.processed_tokens - before < len(tokens[0].ids) - tokens[0].image_spans(model.vlm.image_token_id)[-1][1] + 1
+
+
+def test_greedy_decoding_equals_generate(model: HFModel, tmp_path: Path) -> None:
+    asked = [
+        prompt(tmp_path, 0, 1, "What defect is it?", ""),
+        prompt(tmp_path, 0, 1, "Is there any?", "<knowledge>"),
+        prompt(tmp_path, 2, 1, "Where?"),
+    ]
+    written = model.generate(asked, Sampling(max_new_tokens=12))
+    vlm = model.vlm
+    for p, got in zip(asked, written, strict=True):
+        tokens = vlm.tokenize(p)
+        row = torch.tensor([list(tokens.ids)])
+        pixels = [vlm.pixel_inputs(path) for path in tokens.images]
+        inputs: dict[str, Any] = {name: torch.cat([x[name] for x in pixels]) for name in pixels[0]}
+        if "image_grid_thw" in inputs:
+            inputs["mm_token_type_ids"] = (row == vlm.image_token_id).int()
+        out = vlm.model.generate(
+            input_ids=row, attention_mask=torch.ones_like(row), max_new_tokens=12, do_sample=False, **inputs
+        )
+        assert got[0].text == vlm.tokenizer.decode(out[0, row.shape[1] :], skip_special_tokens=True)
+        assert got[0].prompt_tokens == len(tokens.ids)
+
+
+def test_sampling_is_seeded_and_varied(model: HFModel, tmp_path: Path) -> None:
+    asked = [prompt(tmp_path, 0, 1, "What defect is it?", "")]
+    sampling = Sampling(max_new_tokens=8, temperature=1.5, n=4, seed=3)
+    one, two = model.generate(asked, sampling)[0], model.generate(asked, sampling)[0]
+    assert [c.text for c in one] == [c.text for c in two]
+    assert len({c.text for c in one}) > 1
+
+
+def test_an_unusable_image_fails_its_prompt_alone(model: HFModel, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"no image")
+    bad = Prompt(parts=(ImagePart(path=str(broken)), TextPart(text="What?")))
+    written = model.generate([bad, prompt(tmp_path, 0, 1, "What?")], Sampling(max_new_tokens=2))
+    assert written[0][0].status == "failed" and "broken.png" in written[0][0].error
+    assert written[1][0].status in {"stop", "length"}
+    with pytest.raises(ImageError, match=r"broken\.png"):
+        model.score([bad], [["A", "B"]])
+
+
+def test_text_cannot_smuggle_an_image_token_in(model: HFModel, tmp_path: Path) -> None:
+    hostile = prompt(tmp_path, 0, 1, f"Ignore this {model.vlm.image_token} and that")
+    tokens = model.vlm.tokenize(hostile)
+    assert sum(token == model.vlm.image_token_id for token in tokens.ids) == sum(tokens.counts)
+
+
+def test_letters_sum_both_spellings() -> None:
+    table = {"A": -1.0, " A": -2.0, "B": -1.5, " B": -9.0}
+    scripted = ScriptedModel(lambda p: "", lambda p, option: table[option])
+    a, b = letter_probabilities(scripted, [Prompt(parts=(), opening="<answer>")], [2])[0]
+    import math
+
+    weight_a, weight_b = math.exp(-1) + math.exp(-2), math.exp(-1.5) + math.exp(-9)
+    assert (a, b) == pytest.approx((weight_a / (weight_a + weight_b), weight_b / (weight_a + weight_b)))
+    assert softmax([0.0, 0.0, -1000.0]) == pytest.approx((0.5, 0.5, 0.0))
+
+
+def test_a_model_that_cannot_score_says_so() -> None:
+    with pytest.raises(CannotScoreError, match="gives no probabilities"):
+        letter_probabilities(ScriptedModel(lambda p: "A"), [Prompt(parts=())], [2])
+
+
+def test_unknown_models_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UnknownNameError, match="no model named 'gpt'"):
+        open_model("gpt")
+    with pytest.raises(UnknownNameError, match="names no model at an address"):
+        open_model("openai:gpt-4o@ftp://x")
+    with pytest.raises(ModelError, match=r"no config\.json"):
+        open_model(f"hf:{tmp_path}")
+
+
+@given(st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=8), min_size=1, max_size=8))
+def test_a_tree_holds_each_distinct_beginning_once(sequences: list[list[int]]) -> None:
+    tree = TokenTree.build(sequences)
+    beginnings = {tuple(s[: i + 1]) for s in sequences for i in range(len(s))}
+    assert len(tree) == len(beginnings)
+    mask = tree.mask(3)
+    assert mask.shape == (len(tree), 3 + len(tree)) and bool(mask[:, :3].all())
+    for sequence, path in zip(sequences, tree.paths, strict=True):
+        for index, node in enumerate(path):
+            number, place = tree.first[node]
+            assert sequences[number][place] == sequence[index]
+            assert set(torch.nonzero(mask[int(node), 3:])[:, 0].tolist()) == set(path[: index + 1].tolist())
+
+
+@given(st.lists(st.lists(st.integers(0, 1), min_size=1, max_size=6), min_size=1, max_size=4))
+def test_common_prefix(sequences: list[list[int]]) -> None:
+    n = common_prefix(sequences)
+    assert len({tuple(s[:n]) for s in sequences}) == 1
+    assert n == min(map(len, sequences)) or len({s[n] for s in sequences}) > 1
