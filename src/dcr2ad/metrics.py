@@ -6,7 +6,8 @@ and count as wrong. Knows nothing about files, models or drawing.
 
 from __future__ import annotations
 
-from collections import defaultdict
+import warnings
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -22,19 +23,14 @@ def subtask_accuracy(predictions: Sequence[Prediction], subtask: Subtask) -> flo
     Anomaly Detection is the mean of the accuracies on normal and on abnormal images, as in MMAD; with one kind alone, that
     kind's accuracy.
     """
-    by_dataset: dict[str, list[Prediction]] = defaultdict(list)
-    for prediction in predictions:
-        if prediction.subtask == subtask:
-            by_dataset[prediction.dataset].append(prediction)
-    if not by_dataset:
-        return None
-    return float(np.mean([_cell(group, subtask) for group in by_dataset.values()]))
+    found = _estimates([p for p in predictions if p.subtask == subtask], None)
+    return float(found[subtask][0]) if subtask in found else None
 
 
 def average(predictions: Sequence[Prediction]) -> float | None:
     """Plain mean of the sub-tasks that have questions, in per cent (the paper's "Average")."""
-    found = [value for subtask in Subtask if (value := subtask_accuracy(predictions, subtask)) is not None]
-    return float(np.mean(found)) if found else None
+    found = _estimates(predictions, None)
+    return float(np.mean([values[0] for values in found.values()])) if found else None
 
 
 def detection_rates(predictions: Sequence[Prediction]) -> dict[str, float]:
@@ -59,29 +55,27 @@ def detection_rates(predictions: Sequence[Prediction]) -> dict[str, float]:
     return rates
 
 
-def interval(predictions: Sequence[Prediction], subtask: Subtask | None, *, seed: int = 0) -> Interval | None:
-    """Accuracy of a sub-task, or the average (None), with a bootstrap interval clustered by image.
+def intervals(predictions: Sequence[Prediction], *, seed: int = 0) -> dict[Subtask | None, Interval]:
+    """Accuracy of every sub-task present, and their average under None, each with a bootstrap interval.
 
-    Images are resampled with their questions, `RESAMPLES` times. None without a question.
+    Images are resampled with all their questions, `RESAMPLES` times (percentile interval).
     """
-    measure = average if subtask is None else (lambda rows: subtask_accuracy(rows, subtask))
-    chosen = [p for p in predictions if subtask is None or p.subtask == subtask]
-    value = measure(chosen)
-    if value is None:
-        return None
-    clusters: dict[str, list[Prediction]] = defaultdict(list)
-    for prediction in chosen:
-        clusters[prediction.image].append(prediction)
-    groups = list(clusters.values())
-    rng = np.random.default_rng(seed)
-    draws = []
-    for _ in range(RESAMPLES):
-        picked = rng.integers(len(groups), size=len(groups))
-        resampled = measure([p for i in picked for p in groups[i]])
-        if resampled is not None:
-            draws.append(resampled)
-    low, high = np.quantile(draws, [0.025, 0.975])
-    return Interval(value=value, low=float(low), high=float(high), n=len(chosen))
+    if not predictions:
+        return {}
+    clusters = len({p.image for p in predictions})
+    drawn = np.random.default_rng(seed).multinomial(clusters, np.full(clusters, 1 / clusters), size=RESAMPLES)
+    points, draws = _estimates(predictions, None), _estimates(predictions, drawn)
+    rows: dict[Subtask | None, tuple[np.ndarray, np.ndarray]] = {s: (points[s], draws[s]) for s in points}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        rows[None] = (np.mean(list(points.values()), axis=0), np.nanmean(list(draws.values()), axis=0))
+    counts = Counter(p.subtask for p in predictions)
+    found = {}
+    for subtask, (value, drawn_values) in rows.items():
+        low, high = np.nanquantile(drawn_values, [0.025, 0.975])
+        n = len(predictions) if subtask is None else counts[subtask]
+        found[subtask] = Interval(value=float(value[0]), low=float(low), high=float(high), n=n)
+    return found
 
 
 def object_table(predictions: Sequence[Prediction]) -> dict[str, dict[str, float]]:
@@ -124,8 +118,37 @@ def calibration_error(predictions: Sequence[Prediction], bins: int = 10) -> floa
     return 100.0 * float(sum(gaps))
 
 
-def _cell(group: Sequence[Prediction], subtask: Subtask) -> float:
-    if subtask is not Subtask.DETECTION:
-        return 100.0 * float(np.mean([p.is_correct for p in group]))
-    kinds = [[p.is_correct for p in group if p.is_anomalous is kind] for kind in (False, True)]
-    return 100.0 * float(np.mean([np.mean(kind) for kind in kinds if kind]))
+def _estimates(predictions: Sequence[Prediction], weights: np.ndarray | None) -> dict[Subtask, np.ndarray]:
+    """Accuracy in per cent of every sub-task present, under weights of the images.
+
+    Args:
+        predictions: the predictions.
+        weights: how often each image counts, shape ``(draws, images)``, images in order of first occurrence; None: each once.
+
+    Returns:
+        for each sub-task an array of shape ``(draws,)``; NaN where a draw holds none of its questions.
+    """
+    images = {image: i for i, image in enumerate(dict.fromkeys(p.image for p in predictions))}
+    cells = sorted({_cell(p) for p in predictions})
+    column = {cell: i for i, cell in enumerate(cells)}
+    correct, count = np.zeros((len(images), len(cells))), np.zeros((len(images), len(cells)))
+    for p in predictions:
+        place = images[p.image], column[_cell(p)]
+        correct[place] += p.is_correct
+        count[place] += 1
+    drawn = np.ones((1, len(images))) if weights is None else weights
+    with np.errstate(invalid="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        accuracy = 100.0 * (drawn @ correct) / (drawn @ count)
+        found = {}
+        for subtask in Subtask:
+            datasets = sorted({dataset for name, dataset, _ in cells if name == subtask.value})
+            if datasets:
+                kinds = [[column[c] for c in cells if c[:2] == (subtask.value, d)] for d in datasets]
+                found[subtask] = np.nanmean([np.nanmean(accuracy[:, k], axis=1) for k in kinds], axis=0)
+    return found
+
+
+def _cell(p: Prediction) -> tuple[str, str, bool]:
+    """Cell of the table a prediction counts in; Anomaly Detection has one for normal and one for abnormal images."""
+    return p.subtask.value, p.dataset, p.is_anomalous if p.subtask is Subtask.DETECTION else False

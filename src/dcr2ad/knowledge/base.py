@@ -21,6 +21,23 @@ from dcr2ad.types import KnowledgeEntry, LookAlike
 
 BUILTIN_SOURCE = "builtin"
 
+EVERYDAY = (
+    "General.surface.scratch",
+    "General.surface.abrasion",
+    "General.surface.dent",
+    "General.surface.pit",
+    "General.structural.crack",
+    "General.structural.breakage",
+    "General.structural.hole",
+    "General.geometric.deformation",
+    "General.colour.discolouration",
+    "General.contamination.dirt",
+    "General.contamination.foreign_object",
+    "General.assembly.missing_part",
+    "General.general.normal",
+)
+"""Entries for an object that nothing is known about."""
+
 
 class KnowledgeBase:
     """Object-agnostic knowledge entries, immutable and in a fixed order (Section 3.3).
@@ -105,9 +122,7 @@ class KnowledgeBase:
         """The entry with this key or title, case and blanks aside; None where there is none. Never guesses."""
         return self._names.get(_plain(name))
 
-    def resolve_label(
-        self, dataset: str, object_name: str, defect: str | None, is_anomalous: bool
-    ) -> KnowledgeEntry | None:
+    def resolve_label(self, dataset: str, object_name: str, defect: str | None, is_anomalous: bool) -> KnowledgeEntry | None:
         """The entry a data set's label means (k_w is known from the label, Section 3.3).
 
         Aliases decide, ``dataset/object/label`` before ``object/label``, ``dataset/label`` and plain ``label``. A good part
@@ -118,7 +133,8 @@ class KnowledgeBase:
         """
         labels = self._labels
         if is_anomalous:
-            return labels.find(dataset, object_name, defect) if defect else None
+            found = labels.find(dataset, object_name, defect) if defect else None
+            return found if found is not None and not found.is_normal else None
         own = labels.find(dataset, object_name, "good", qualified=True)
         if own is not None and own.is_normal:
             return own
@@ -132,9 +148,10 @@ class KnowledgeBase:
     def category(self, object_name: str, dataset: str | None = None) -> tuple[KnowledgeEntry, ...]:
         """Every entry of the object's category: MMAD's domain-knowledge setting, the context ``category``.
 
-        First match decides: (1) entries imported for this object, or own ones, in file order (those of `dataset` alone where
-        there are any); (2) built-in entries with an alias that names the object or the data set, then its normal entry; (3) built-in entries
-        of the domains that fit the object (the general domains for an unknown object). Not in the paper beyond MMAD's setting.
+        The first that holds decides: (1) imported and own entries of this object, in file order, those of `dataset` alone
+        where it has any; (2) built-in entries that the object's known labels lead to, then its normal entry, where at least
+        one label names a kind of defect; (3) built-in entries of the object's first domain; (4) for an object that nothing is
+        known about, thirteen everyday entries. Rules 2 to 4 are not in the paper; they keep the prompt short.
         """
         name = objects.normalise(object_name)
         imported = [entry for entry in self if objects.normalise(entry.category) == name and entry.source != BUILTIN_SOURCE]
@@ -143,13 +160,14 @@ class KnowledgeBase:
             imported = of_set or imported
         if imported:
             return tuple(imported)
-        claimed = self._labels.claimed(dataset or "", object_name)
-        if any(not entry.is_normal for entry in claimed):
+        labelled = self._labels.of_object(object_name, dataset)
+        if any(entry.category != "general" for entry in labelled):
             normal = self.resolve_label(dataset or "", object_name, None, False)
-            return tuple(dict.fromkeys([*claimed, normal] if normal is not None else claimed))
-        wanted = objects.domains(object_name)
-        chosen = [entry for entry in self if entry.source == BUILTIN_SOURCE and entry.category in wanted]
-        return tuple(sorted(chosen, key=lambda entry: wanted.index(entry.category)))
+            return tuple(dict.fromkeys([*labelled, normal] if normal is not None else labelled))
+        if objects.look_up(object_name) is None:
+            return tuple(self._by_key[key] for key in EVERYDAY if key in self)
+        first = objects.domains(object_name)[0]
+        return tuple(entry for entry in self if entry.source == BUILTIN_SOURCE and entry.category == first)
 
     def search(self, text: str, k: int = 5) -> list[tuple[KnowledgeEntry, float]]:
         """The at most `k` entries whose words answer `text` best, with BM25 scores; not in the paper."""

@@ -25,6 +25,15 @@ class ObjectName(NamedTuple):
     """An object-agnostic description, used to tell imported titles apart."""
 
 
+_ABBREVIATIONS = frozenset({"pcb", "usb", "sim"})
+
+_DOMAIN_NAMES = """
+general surface structural geometric colour contamination assembly logical packaging print textile metal polymer glass wood
+ceramic board contact electrical cell food
+"""
+DOMAINS = tuple(_DOMAIN_NAMES.split())
+"""Domains of the built-in entries: the middle part of their keys."""
+
 GENERAL_DOMAINS = ("surface", "structural", "contamination", "general")
 """Domains for an object that is not in the table."""
 
@@ -44,8 +53,8 @@ _DATASETS = {
 _TABLE = """
 zipper | zip | textile structural metal | interlocking teeth
 cable | cord | electrical structural assembly | insulated cores
-toothbrush | brush | polymer contamination structural | bristle head
-grid | mesh | metal structural contamination | crossed bars
+toothbrush | brush, tooth brush | polymer contamination structural | bristle head
+grid | mesh, wire mesh | metal structural contamination | crossed bars
 transistor | | contact assembly structural | leaded package
 pill | tablet | surface print contamination structural | pressed dose
 metal_nut | nut | metal surface geometric | flanged ring
@@ -55,53 +64,53 @@ hazelnut | nut | food structural surface | hard shell
 screw | | metal structural surface | threaded shank
 carpet | rug | textile contamination colour | woven ground
 leather | hide | textile surface colour | grained sheet
-wood | timber | wood surface colour | natural grain
+wood | timber, wooden | wood surface colour | natural grain
 bottle | | glass contamination structural | round opening
 pushpins | pushpin, pin | logical assembly contamination | divided tray
 breakfast_box | box | logical food contamination | meal compartments
 screw_bag | bag | logical packaging assembly | hardware set
 juice_bottle | bottle, juice | logical print packaging | labelled vessel
 splicing_connectors | splicing connector, connector | logical electrical assembly | clamped pair
-macaroni1 | macaroni | food surface structural | dry pieces in rows
-macaroni2 | macaroni | food surface structural | scattered dry pieces
+macaroni1 | macaroni, pasta | food surface structural | dry pieces in rows
+macaroni2 | macaroni, pasta | food surface structural | scattered dry pieces
 cashew | nut | food surface structural | curved kernel
 candle | | polymer surface structural | moulded wax
 pipe_fryum | fryum | food surface structural | hollow snack
 fryum | | food surface structural | wheel-shaped snack
 capsules | capsule | polymer contamination structural | soft shells
-chewinggum | chewing gum, gum | food surface structural | soft piece
-pcb1 | pcb | board contact contamination | sensor module
-pcb2 | pcb | board contact contamination | receiver module
-pcb3 | pcb | board contact contamination | detector module
-pcb4 | pcb | board contact contamination | driver module
+chewinggum | chewing gum, gum, soap bar, bar of soap, soap | food surface structural | soft piece
+pcb1 | pcb, circuit board, board, printed circuit board | board contact contamination | sensor module
+pcb2 | pcb, circuit board, board, printed circuit board | board contact contamination | receiver module
+pcb3 | pcb, circuit board, board, printed circuit board | board contact contamination | detector module
+pcb4 | pcb, circuit board, board, printed circuit board | board contact contamination | driver module
 food_box | box, food box | packaging print structural | printed carton
 cigarette_box | box, cigarette box | packaging print structural | foil-wrapped carton
-food_bottle | bottle | packaging print structural | rigid container
+food_bottle | bottle, food container | packaging print structural | rigid container
 food_package | package | packaging print structural | flexible pack
 drink_bottle | bottle | packaging print structural | closed container
-drink_can | can | packaging print structural | drink container
+drink_can | can, carton, beverage carton, beverage can, drink carton | packaging print structural | drink container
 bracket_black | bracket | metal surface assembly | dark coated part
 bracket_brown | bracket | metal surface assembly | riveted part
 bracket_white | bracket | metal surface assembly | light coated part
 connector | | metal assembly geometric | joined part
 metal_plate | plate | metal surface colour | flat sheet
 tubes | tube | metal geometric assembly | hollow profile
-audiojack | audio jack, jack | contact polymer metal | ringed plug contact
+audiojack | audio jack, jack, audio plug, audio connector | contact polymer metal | ringed plug contact
 bottle_cap | cap | polymer surface contamination | ribbed closure
 button_battery | battery | metal surface contamination | coin-shaped cell
 end_cap | cap | polymer surface structural | closing part
 eraser | | polymer surface contamination | soft block
-fire_hood | hood | metal surface contamination | pierced cover
+fire_hood | hood, firefighting hood, fire wood, firewood | metal surface contamination | pierced cover
 mint | | food contamination structural | white lozenge
 mounts | mount | polymer metal structural | fixing part
-pcb | circuit board, board | board contact contamination | populated circuit
+pcb | circuit board, board, printed circuit board | board contact contamination | populated circuit
 phone_battery | battery | packaging surface metal | flat pouch
 plastic_nut | nut | polymer surface structural | moulded ring
 plastic_plug | plug | polymer surface structural | moulded stopper
 porcelain_doll | doll | ceramic surface colour | glazed figure
 regulator | | contact assembly surface | finned component
-rolled_strip_base | strip base, base | metal surface structural | stamped base
-sim_card_set | sim card, card | polymer contact surface | thin card
+rolled_strip_base | strip base, base | metal surface structural | stamped frame
+sim_card_set | sim card, card, sim, card set | polymer contact surface | thin tray
 switch | | contact polymer assembly | actuated component
 tape | | polymer contamination structural | wound roll
 terminalblock | terminal block, terminal | contact polymer assembly | clamping block
@@ -109,11 +118,11 @@ toy | | polymer surface colour | painted figure
 toy_brick | brick | polymer surface structural | studded block
 transistor1 | transistor | contact assembly structural | leaded component
 u_block | block | metal surface structural | channel-shaped part
-usb | | contact metal polymer | shielded port
-usb_adaptor | adaptor, adapter | polymer contact surface | housing with port
+usb | usb connector, usb port, usb plug, universal serial bus | contact metal polymer | shielded port
+usb_adaptor | usb adapter, adaptor, adapter, usb, universal serial bus | polymer contact surface | housing with port
 vcpill | pill, tablet | surface contamination structural | coloured dose
-wooden_beads | wooden bead, bead | wood surface contamination | drilled sphere
-woodstick | wood stick, stick | wood surface structural | slender rod
+wooden_beads | wooden bead, bead, wooden | wood surface contamination | drilled sphere
+woodstick | wood stick, wooden stick, stick | wood surface structural | slender rod
 magnetic_tile | tile | ceramic surface structural | ground ceramic segment
 printed_circuit_board | pcb, circuit board, board | board contact contamination | etched circuit
 ball_screw | screw, spindle | metal surface contamination | rolling track
@@ -173,12 +182,13 @@ def domains(name: str) -> tuple[str, ...]:
 
 
 def spoken(name: str) -> str:
-    """An object's name as one says it: blanks for underscores, no number at the end.
+    """An object's name as one says it: blanks for underscores, no number at the end, abbreviations in capitals.
 
-    >>> spoken("pipe_fryum"), spoken("pcb3")
-    ('pipe fryum', 'pcb')
+    >>> spoken("pipe_fryum"), spoken("pcb3"), spoken("sim_card_set")
+    ('pipe fryum', 'PCB', 'SIM card set')
     """
-    return re.sub(r"(?<=[a-z])[ _]*\d+$", "", name.replace("_", " ").replace("-", " ").strip())
+    words = re.sub(r"(?<=[A-Za-z])[ _]*\d+$", "", name.replace("_", " ").replace("-", " ").strip()).split()
+    return " ".join(word.upper() if word in _ABBREVIATIONS else word for word in words)
 
 
 def plural(name: str) -> str:

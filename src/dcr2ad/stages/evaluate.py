@@ -12,7 +12,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from dcr2ad import metrics
-from dcr2ad.artifacts import RecordWriter, StageFolder, digest_json, read_records, versions, write_text
+from dcr2ad.artifacts import (
+    RecordWriter,
+    StageFolder,
+    digest_json,
+    drop_torn_line,
+    read_records,
+    versions,
+    write_records,
+    write_text,
+)
 from dcr2ad.errors import Dcr2adError, InputError
 from dcr2ad.knowledge.base import KnowledgeBase
 from dcr2ad.models.base import ChatModel, letter_probabilities
@@ -28,7 +37,6 @@ from dcr2ad.types import (
     Question,
     RankedEntry,
     Sampling,
-    Subtask,
     Unparsed,
 )
 
@@ -68,13 +76,12 @@ def evaluate(
     with StageFolder(out, stage="evaluate", config=config, inputs=inputs, fresh=fresh) as folder:
         file = out / "predictions.jsonl"
         if not folder.done:
+            groups = _by_image(questions)
+            finished = _keep_whole_images(file, groups)
             with RecordWriter(file) as writer:
-                seen = {prediction.question_id for prediction in read_records(file, Prediction)}
-                groups = _by_image(questions)
                 for number, group in enumerate(groups, 1):
-                    left = [question for question in group if question.id not in seen]
-                    if left:
-                        writer.write(*_answer(model, left, knowledge_base, protocol))
+                    if group[0].sample.image not in finished:
+                        writer.write(*_answer(model, group, knowledge_base, protocol))
                     if progress:
                         progress(number, len(groups))
         predictions = list(read_records(file, Prediction))
@@ -89,7 +96,7 @@ def summarise(
 ) -> EvalReport:
     """The numbers of a set of predictions."""
     counts = Counter(prediction.status for prediction in predictions)
-    found = {subtask.value: metrics.interval(predictions, subtask) for subtask in Subtask}
+    found = metrics.intervals(predictions)
     info = model.info
     return EvalReport(
         protocol=protocol,
@@ -98,8 +105,8 @@ def summarise(
         questions=len(predictions),
         answered=counts["answered"],
         status_counts=dict(counts),
-        subtasks={name: value for name, value in found.items() if value is not None},
-        average=metrics.interval(predictions, None),
+        subtasks={subtask.value: value for subtask, value in found.items() if subtask is not None},
+        average=found.get(None),
         detection=metrics.detection_rates(predictions),
         objects=metrics.object_table(predictions),
         routing=metrics.routing_accuracy(predictions),
@@ -113,6 +120,20 @@ def _check(questions: Sequence[Question]) -> None:
     twice = [name for name, count in Counter(q.id for q in questions).items() if count > 1]
     if twice:
         raise InputError(f"{len(twice)} question ids occur twice, the first is {twice[0]!r}", "Give every question its own id")
+
+
+def _keep_whole_images(file: Path, groups: Sequence[list[Question]]) -> set[str]:
+    """Images whose questions are all answered; answers of half-done ones are thrown away and asked again, all together."""
+    if not file.exists():
+        return set()
+    drop_torn_line(file)
+    found = list(read_records(file, Prediction))
+    answered = {prediction.question_id for prediction in found}
+    whole = {group[0].sample.image for group in groups if all(question.id in answered for question in group)}
+    kept = [prediction for prediction in found if prediction.image in whole]
+    if len(kept) < len(found):
+        write_records(file, kept)
+    return whole
 
 
 def _by_image(questions: Sequence[Question]) -> list[list[Question]]:
@@ -224,7 +245,7 @@ def _prediction(
         gold=question.answer,
         status=status,
         answer=answer,
-        probabilities=probabilities,
+        probabilities=None if probabilities is None else tuple(round(p, 6) for p in probabilities),
         raw=raw,
         error=error,
         right_key=sample.right_key,

@@ -1,4 +1,4 @@
-"""AD-Instruct: photographs with labels to verified questions with worked responses (Section 4.1, Appendix B.1); verb `instruct`.
+"""AD-Instruct: photographs with labels to verified questions with worked responses (Section 4.1, Appendix B.1).
 
 Reads a folder of photographs and the knowledge base; writes ``samples.jsonl``, ``questions.jsonl`` and ``rejected.jsonl`` under
 the stage's folder and returns a `BuildSummary`. The same machinery makes a benchmark: held-out wording, no responses. Knows
@@ -23,10 +23,15 @@ from dcr2ad.artifacts import RecordWriter, StageFolder, digest_json, drop_torn_l
 from dcr2ad.config import InstructSettings
 from dcr2ad.datasets.folder import Part, Skipped, balanced_subset, read_folder, with_knowledge
 from dcr2ad.errors import ImageError, InputError, UnknownNameError
+from dcr2ad.images import load_image
 from dcr2ad.knowledge import KnowledgeBase
 from dcr2ad.questions import BENCHMARK_WORDING, INSTRUCT_WORDING, QuestionMaker, QuestionWording, Rejected
+from dcr2ad.routing import LISTED, candidates_for, choose_wrong_key
 from dcr2ad.teacher import BuiltinTeacher, Teacher, direct_answer
 from dcr2ad.types import ExpertFindings, Question, Record, Sample
+
+_UNREADABLE, _SKIPPED = "image or mask cannot be read", "file skipped"
+"""How the reason of a whole image begins in rejected.jsonl; the case follows after a colon."""
 
 Progress = Callable[[int, int], None]
 """Called with images done and images in all."""
@@ -77,7 +82,8 @@ def build_instructions(
     progress: Progress | None = None,
     fresh: bool = False,
     datasets: Sequence[str] = (),
-    parts: Sequence[Part] = ("test", "train"),
+    parts: Sequence[Part] = ("test",),
+    listed_share: float = 0.0,
 ) -> BuildSummary:
     """Make instruction data.
 
@@ -91,7 +97,10 @@ def build_instructions(
         progress: called after each image.
         fresh: throw away what `out` holds.
         datasets: names of data sets to keep; empty for all.
-        parts: ``("test",)`` leaves the good images of the train part to be references only.
+        parts: parts of a layout that are asked about. The train part holds the good images that serve as references; asked
+            about themselves they are compared with another item, which for aligned templates is another place altogether.
+        listed_share: share of the questions whose prompt lists knowledge entries (`Question.candidates`): the right one, a
+            deceptive one and two of the same domain; not in the paper, which does not say when knowledge is in the prompt.
 
     Raises:
         InputError: the data cannot be read, or no question could be made.
@@ -109,7 +118,8 @@ def build_instructions(
         expert=expert if settings.expert else None,
         teacher=BuiltinTeacher(seed),
         direct_share=settings.direct_share,
-    ).run(Path(out), "instruct", settings.model_dump(mode="json"), fresh, progress)
+        listed_share=listed_share,
+    ).run(Path(out), "instruct", {**settings.model_dump(mode="json"), "listed_share": listed_share}, fresh, progress)
 
 
 def build_benchmark(
@@ -128,11 +138,11 @@ def build_benchmark(
 ) -> BuildSummary:
     """Make questions for measuring: wording that training never saw, no responses; else as `build_instructions`.
 
-    Not in the paper, which measures on MMAD. By default the train part of a layout gives references only, as MMAD does.
+    Not in the paper, which measures on MMAD. `expert` adds findings to the samples; a protocol may leave them out.
     """
     chosen = _choose(data, knowledge_base, split, max_images, seed, datasets, parts)
     config = {"split": split, "max_images": max_images, "expert": expert is not None}
-    build = _Build(chosen, knowledge_base, BENCHMARK_WORDING, seed=seed, expert=expert, teacher=None, direct_share=0.0)
+    build = _Build(chosen, knowledge_base, BENCHMARK_WORDING, seed=seed, expert=expert, teacher=None)
     return build.run(Path(out), "benchmark", config, fresh, progress)
 
 
@@ -165,7 +175,8 @@ class _Build:
         seed: int,
         expert: Inspects | None,
         teacher: Teacher | None,
-        direct_share: float,
+        direct_share: float = 0.0,
+        listed_share: float = 0.0,
     ) -> None:
         self._samples, self._skipped = chosen
         self._base = knowledge_base
@@ -174,6 +185,7 @@ class _Build:
         self._expert = expert
         self._teacher = teacher
         self._direct_share = direct_share
+        self._listed_share = listed_share
 
     def run(self, out: Path, stage: str, config: dict[str, Any], fresh: bool, progress: Progress | None) -> BuildSummary:
         """Write the three files, or continue them; returns what they hold."""
@@ -186,9 +198,8 @@ class _Build:
             if folder.done:
                 return BuildSummary.model_validate(folder.manifest.summary)
             done = _keep_finished(out)
-            if done:
-                for question in read_records(out / "questions.jsonl", Question):
-                    self._maker.balance.count(question)
+            for question in read_records(out / "questions.jsonl", Question):
+                self._maker.balance.count(question)
             self._write_all(out, done, progress)
             summary = _count(out, self._skipped)
             if not summary.questions:
@@ -208,56 +219,60 @@ class _Build:
                         seen = self._inspect(sample)
                         made, dropped = self._maker.make(seen)
                     except ImageError as error:
-                        rejected.write(Rejected(sample=sample.id, reason=f"unreadable: {error.what}"))
-                        continue
-                    questions.write(*(self._answer(question) for question in made))
-                    rejected.write(*dropped)
-                    samples.write(seen)
+                        rejected.write(Rejected(sample=sample.id, reason=f"{_UNREADABLE}: {error.what}"))
+                    else:
+                        questions.write(*(self._respond(question) for question in made))
+                        rejected.write(*dropped)
+                        samples.write(seen)
                 if progress is not None:
                     progress(position, len(self._samples))
-            rejected.write(*(Rejected(sample=item.path, reason=f"skipped: {item.why}") for item in self._skipped))
+            rejected.write(*(Rejected(sample=item.path, reason=f"{_SKIPPED}: {item.why}") for item in self._skipped))
 
     def _inspect(self, sample: Sample) -> Sample:
-        """The sample with the expert's findings, where there is an expert and a reference."""
+        """The sample with the expert's findings; without expert or reference its images are only opened, to fail here."""
         if self._expert is None or not sample.references:
+            for path in (sample.image, *sample.references):
+                load_image(path)
             return sample
         findings, _ = self._expert.inspect(sample.image, sample.references)
         return sample.model_copy(update={"expert": findings})
 
-    def _answer(self, question: Question) -> Question:
-        """The question with its response, where there is a teacher."""
+    def _respond(self, question: Question) -> Question:
+        """The question with its listed entries and its response, where there is a teacher."""
         if self._teacher is None:
             return question
-        if random.Random(f"{self._seed}/{question.id}/direct").random() < self._direct_share:
+        rng = random.Random(f"{self._seed}/{question.id}/response")
+        direct, listed = rng.random() < self._direct_share, rng.random() < self._listed_share
+        key = question.sample.right_key
+        if direct:
             response, who = direct_answer(question), "direct"
         else:
-            key = question.sample.right_key
             response, who = self._teacher.write(question, self._base.get(key) if key else None), self._teacher.name
-        return question.model_copy(update={"response": response, "provenance": {**question.provenance, "teacher": who}})
+        update = {"response": response, "provenance": {**question.provenance, "teacher": who}}
+        if listed and key:
+            wrong, _ = choose_wrong_key(question.sample, key, self._base, seed=self._seed)
+            update["candidates"] = candidates_for(key, wrong, question.sample, self._base, count=LISTED, seed=self._seed)
+        return question.model_copy(update=update)
 
 
 def _keep_finished(out: Path) -> set[str]:
-    """Ids of the images that are done; lines of an unfinished one are cut off the other two files."""
-    for name in ("samples", "questions", "rejected"):
-        drop_torn_line(out / f"{name}.jsonl")
-    done = {sample.id for sample in read_records(out / "samples.jsonl", Sample)} if (out / "samples.jsonl").exists() else set()
-    if (out / "rejected.jsonl").exists():
-        whole = {item.sample for item in read_records(out / "rejected.jsonl", Rejected) if item.reason.startswith("unreadable")}
-    else:
-        whole = set()
-    done |= whole
+    """Ids of the images that are done; lines of an unfinished one are cut off the files."""
+    paths = {name: out / f"{name}.jsonl" for name in ("samples", "questions", "rejected")}
+    for path in paths.values():
+        drop_torn_line(path)
+        path.touch()
+    done = {sample.id for sample in read_records(paths["samples"], Sample)}
+    done |= {item.sample for item in read_records(paths["rejected"], Rejected) if item.reason.startswith(_UNREADABLE)}
     for name in ("questions", "rejected"):
-        path = out / f"{name}.jsonl"
-        if not path.exists():
-            continue
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        lines = paths[name].read_text(encoding="utf-8").splitlines(keepends=True)
         kept = [line for line in lines if _sample_of(json.loads(line)) in done]
         if len(kept) < len(lines):
-            write_text(path, "".join(kept))
+            write_text(paths[name], "".join(kept))
     return done
 
 
 def _sample_of(line: dict[str, Any]) -> str:
+    """Id of the sample a line of questions.jsonl or rejected.jsonl belongs to."""
     sample = line["sample"]
     return str(sample["id"] if isinstance(sample, dict) else sample)
 
@@ -275,7 +290,7 @@ def _count(out: Path, skipped: Sequence[Skipped]) -> BuildSummary:
         if question.response is not None:
             kinds["reasoned" if question.response.reasoning else "direct"] += 1
         letters.setdefault(str(len(question.options)), [0] * len(question.options))[question.answer] += 1
-    reasons = Counter(item.reason for item in read_records(out / "rejected.jsonl", Rejected))
+    reasons = Counter(item.reason.partition(":")[0] for item in read_records(out / "rejected.jsonl", Rejected))
     return BuildSummary(
         images=len(samples),
         defective=sum(sample.is_anomalous for sample in samples),
@@ -286,6 +301,6 @@ def _count(out: Path, skipped: Sequence[Skipped]) -> BuildSummary:
         letters=dict(sorted(letters.items())),
         reasoned=kinds["reasoned"],
         direct=kinds["direct"],
-        rejected={reason: n for reason, n in sorted(reasons.items()) if not reason.startswith("skipped")},
+        rejected={reason: n for reason, n in sorted(reasons.items()) if reason != _SKIPPED},
         skipped=dict(sorted(Counter(item.why for item in skipped).items())),
     )

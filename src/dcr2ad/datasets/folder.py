@@ -1,0 +1,343 @@
+"""Folders of photographs to `Sample`s: an index file, the MVTec layout, or plain ``good/`` and ``bad/`` folders.
+
+Reads file names and an index's lines, never pixels; returns samples lazily and says what was skipped and why. Knows nothing
+about questions, models or findings; knowledge is asked only for the entry a label means. Not in the paper, which names its
+data sets (Section 4.1) and no reader.
+
+    index.jsonl   one row an image: image, label good|defect; optional dataset, category, part, defect, mask, ref, group, split
+    MVTec         <category>/{train/good, test/good, test/<defect>, ground_truth/<defect>/<stem>_mask.png}; one or several
+    plain         good/, bad/ or bad/<defect>/
+"""
+
+from __future__ import annotations
+
+import random
+import re
+import zlib
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Literal, Protocol
+
+from pydantic import BaseModel, ConfigDict
+
+from dcr2ad.artifacts import read_records
+from dcr2ad.errors import InputError
+from dcr2ad.images import SUFFIXES
+from dcr2ad.types import KnowledgeEntry, Record, Sample
+
+Part = Literal["train", "test"]
+
+INDEX_NAME = "index.jsonl"
+GOOD_NAMES = frozenset({"good", "ok", "normal"})
+BAD_NAMES = frozenset({"bad", "ng", "defect", "defective", "anomalous"})
+
+_WORDS = {"pcb": "printed circuit board", "solar_cell_mono": "solar cell", "solar_cell_poly": "solar cell"}
+
+
+class Skipped(Record):
+    """A file that could not be used."""
+
+    path: str
+    """The file."""
+    why: str
+    """Why, one phrase; for a mask or a reference the image itself may still be used, and the phrase says so."""
+
+
+class ResolvesLabels(Protocol):
+    """What `with_knowledge` needs of a knowledge base."""
+
+    def resolve_label(self, dataset: str, object_name: str, defect: str | None, is_anomalous: bool) -> KnowledgeEntry | None:
+        """The entry a label means, or None."""
+
+
+class _Row(BaseModel):
+    """One image as its layout describes it; paths are relative to the root. Unknown fields of an index are ignored."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    image: str
+    label: Literal["good", "defect"]
+    dataset: str = ""
+    category: str = ""
+    part: Part = "test"
+    defect: str | None = None
+    mask: str | None = None
+    ref: str | None = None
+    group: str | None = None
+    split: str = ""
+
+
+class FolderReading:
+    """The samples of one folder: iterate for samples; `skipped` tells what the last iteration left out.
+
+    Rows are listed at once, so that an unusable folder fails early; each image's files are looked at only when its sample is
+    asked for.
+    """
+
+    def __init__(
+        self, root: Path, rows: Sequence[_Row], *, layout: str, wanted: Sequence[_Row], references: int, name: str | None
+    ) -> None:
+        self.layout = layout
+        """``index``, ``mvtec`` or ``plain``."""
+        self._root = root
+        self._wanted = wanted
+        self._count = references
+        self._name = name
+        self._skipped: dict[Path, Skipped] = {}
+        self._pools: dict[tuple[str, str, str, Part], list[_Row]] = defaultdict(list)
+        for row in rows:
+            if row.label == "good":
+                self._pools[row.dataset, row.category, row.split, row.part].append(row)
+
+    @property
+    def skipped(self) -> tuple[Skipped, ...]:
+        """What the last iteration left out, in order."""
+        return tuple(self._skipped.values())
+
+    def __iter__(self) -> Iterator[Sample]:
+        self._skipped = {}
+        seen: set[str] = set()
+        for row in self._wanted:
+            if row.image in seen:
+                path = self._root / row.image
+                self._skipped[path] = Skipped(path=str(path), why="listed twice; the first row is used")
+                continue
+            seen.add(row.image)
+            if self._usable(row.image, "the image is left out"):
+                yield self._sample(row)
+
+    def _sample(self, row: _Row) -> Sample:
+        masks = (row.mask,) if row.mask and self._usable(row.mask, "the image is kept without its mask") else ()
+        return Sample(
+            id=row.image,
+            image=str(self._root / row.image),
+            references=tuple(str(self._root / name) for name in self._references(row)),
+            masks=tuple(str(self._root / name) for name in masks),
+            dataset=row.dataset,
+            object=self._name or object_words(row.category),
+            defect=row.defect if row.label == "defect" else None,
+            is_anomalous=row.label == "defect",
+            group=row.group,
+            split=row.split,
+        )
+
+    def _references(self, row: _Row) -> list[str]:
+        """The row's own reference, then good images of the same category and split from other groups.
+
+        The order is fixed for each image and begins at another place for each, so that not all share one reference.
+        """
+        chosen: list[str] = []
+        for name in self._candidates(row):
+            if len(chosen) == self._count:
+                break
+            if name not in chosen and self._usable(name, "another reference is used"):
+                chosen.append(name)
+        return chosen
+
+    def _candidates(self, row: _Row) -> Iterator[str]:
+        if row.ref:
+            yield row.ref
+        for part in ("train", "test"):
+            pool = self._pools[row.dataset, row.category, row.split, part]
+            start = zlib.crc32(row.image.encode())
+            for offset in range(len(pool)):
+                other = pool[(start + offset) % len(pool)]
+                if other.image != row.image and (row.group is None or other.group != row.group):
+                    yield other.image
+
+    def _usable(self, name: str, otherwise: str) -> bool:
+        path = self._root / name
+        why = "no such file" if not path.is_file() else "empty file" if path.stat().st_size == 0 else ""
+        if why:
+            self._skipped.setdefault(path, Skipped(path=str(path), why=f"{why}; {otherwise}"))
+        return not why
+
+
+def read_folder(
+    path: str | Path,
+    *,
+    split: str = "",
+    references: int = 1,
+    object_name: str | None = None,
+    parts: Sequence[Part] = ("test", "train"),
+    datasets: Sequence[str] = (),
+) -> FolderReading:
+    """Open a folder of photographs.
+
+    Args:
+        path: an index file, a folder that holds one, an MVTec category or a folder of them, or a folder with ``good/``.
+        split: ``train`` or ``dev``; empty for all. A layout without splits gets one: of each category and defect the second
+            of every three images is ``dev``.
+        references: how many normal images each sample gets, at most.
+        object_name: name of the object in words; None reads it off the category's folder.
+        parts: which parts give samples, in this order; the ``train`` part of a layout holds good images only, which serve as
+            references whether or not they are samples.
+        datasets: names of data sets to keep; empty for all.
+
+    Returns:
+        the reading; iterate it for samples, then ask it what was ``skipped``.
+
+    Raises:
+        InputError: no such path, no known layout, or no image left under `split`, `parts` and `datasets`.
+        RecordError: a line of an index is no row; names file and line.
+    """
+    root, layout, rows = _list_rows(Path(path).absolute())
+    wanted = [
+        row
+        for part in parts
+        for row in rows
+        if row.part == part and split in {"", row.split} and (not datasets or row.dataset in datasets)
+    ]
+    if not wanted:
+        known = ", ".join(sorted({row.split for row in rows} - {""})) or "none"
+        raise InputError(f"{path} holds no image of split {split!r}, parts {'/'.join(parts)}", f"Splits there: {known}")
+    return FolderReading(root, rows, layout=layout, wanted=wanted, references=references, name=object_name)
+
+
+def with_knowledge(samples: Iterable[Sample], knowledge_base: ResolvesLabels) -> Iterator[Sample]:
+    """The samples with `right_key` set to the entry their label means (k_w, Section 3.3); None where there is none."""
+    for sample in samples:
+        entry = knowledge_base.resolve_label(sample.dataset, sample.object, sample.defect, sample.is_anomalous)
+        yield sample.model_copy(update={"right_key": entry.key if entry else None})
+
+
+def balanced_subset(samples: Iterable[Sample], max_images: int | None, seed: int) -> list[Sample]:
+    """At most `max_images` samples: one from each object in turn, defective and good alternately.
+
+    Of an object's defective images the kinds take turns too. Where an object runs out of one side the other fills in. Any
+    beginning of the list is as balanced as the whole. None keeps all, in the order given.
+    """
+    everything = list(samples)
+    if max_images is None:
+        return everything
+    objects: dict[tuple[str, str], list[Sample]] = defaultdict(list)
+    for sample in everything:
+        objects[sample.dataset, sample.object].append(sample)
+    queues = [iter(_alternate(members, random.Random(f"{seed}/{key}"))) for key, members in sorted(objects.items())]
+    return [sample for sample, _ in zip(_take_turns(queues), range(max_images), strict=False)]
+
+
+def object_words(category: str) -> str:
+    """A category's name as one says it.
+
+    >>> object_words("magnetic_tile"), object_words("pcb"), object_words("solar_cell_mono")
+    ('magnetic tile', 'printed circuit board', 'solar cell')
+    """
+    plain = re.sub(r"(?<=[a-z])_*\d+$", "", category.strip().lower().replace("-", "_").replace(" ", "_"))
+    return _WORDS.get(plain, plain.replace("_", " "))
+
+
+def _alternate(members: Sequence[Sample], rng: random.Random) -> Iterator[Sample]:
+    """Defective and good in turn, each seeded; the kinds of defect take turns."""
+    shuffled = rng.sample(members, len(members))
+    kinds: dict[str, list[Sample]] = defaultdict(list)
+    for sample in shuffled:
+        kinds[(sample.defect or "") if sample.is_anomalous else "good"].append(sample)
+    good = kinds.pop("good", [])
+    defective = list(_take_turns([iter(kinds[kind]) for kind in rng.sample(sorted(kinds), len(kinds))]))
+    first, second = (defective, good) if rng.random() < 0.5 else (good, defective)
+    return _take_turns([iter(first), iter(second)])
+
+
+def _take_turns(queues: Sequence[Iterator[Sample]]) -> Iterator[Sample]:
+    """One item of each queue in turn until all are empty."""
+    waiting = list(queues)
+    while waiting:
+        still = []
+        for queue in waiting:
+            item = next(queue, None)
+            if item is not None:
+                yield item
+                still.append(queue)
+        waiting = still
+
+
+def _list_rows(path: Path) -> tuple[Path, str, list[_Row]]:
+    """Root, layout and rows of whatever `path` is."""
+    if not path.exists():
+        raise InputError(f"no such folder: {path}", "Check the path")
+    index = path if path.is_file() else path / INDEX_NAME
+    if index.is_file():
+        if index.suffix != ".jsonl":
+            raise InputError(f"{path} is no index file", "Name a folder, or a JSONL file with one row an image")
+        rows = [row.model_copy(update={"dataset": row.dataset or index.parent.name}) for row in read_records(index, _Row)]
+        return index.parent, "index", rows
+    categories = [path] if _is_category(path) else [child for child in _folders(path) if _is_category(child)]
+    if categories:
+        root = categories[0].parent
+        return root, "mvtec", _with_splits(row for category in categories for row in _category_rows(category))
+    if any(child.name.lower() in GOOD_NAMES for child in _folders(path)):
+        return path, "plain", _with_splits(_plain_rows(path))
+    raise InputError(
+        f"{path} has no layout that can be read",
+        "Give index.jsonl, <category>/train/good and test/<defect>, or good/ and bad/",
+    )
+
+
+def _is_category(folder: Path) -> bool:
+    return (folder / "test").is_dir() or (folder / "train" / "good").is_dir()
+
+
+def _category_rows(category: Path) -> Iterator[_Row]:
+    """Rows of one MVTec category."""
+    root = category.parent
+    parts: tuple[Part, ...] = ("train", "test")
+    for part in parts:
+        for kind in _folders(category / part):
+            is_good = kind.name.lower() in GOOD_NAMES
+            for image in _images(kind):
+                yield _Row(
+                    image=image.relative_to(root).as_posix(),
+                    label="good" if is_good else "defect",
+                    dataset=root.name,
+                    category=category.name,
+                    part=part,
+                    defect=None if is_good else kind.name,
+                    mask=None if is_good else _mask_name(category / "ground_truth" / kind.name, image, root),
+                )
+
+
+def _mask_name(folder: Path, image: Path, root: Path) -> str | None:
+    """The mask of an image; the expected name where there is none, None where the layout has no masks for this defect."""
+    if not folder.is_dir():
+        return None
+    names = [f"{image.stem}_mask.png", f"{image.stem}.png"]
+    found = next((name for name in names if (folder / name).is_file()), names[0])
+    return (folder / found).relative_to(root).as_posix()
+
+
+def _plain_rows(root: Path) -> Iterator[_Row]:
+    """Rows of good and bad folders; a folder inside the bad one names the kind of defect."""
+    for folder in _folders(root):
+        name = folder.name.lower()
+        if name not in GOOD_NAMES | BAD_NAMES:
+            continue
+        for image in (*_images(folder), *(image for kind in _folders(folder) for image in _images(kind))):
+            kind = None if image.parent == folder or name in GOOD_NAMES else image.parent.name
+            yield _Row(
+                image=image.relative_to(root).as_posix(),
+                label="good" if name in GOOD_NAMES else "defect",
+                dataset=root.name,
+                category=root.name,
+                defect=kind,
+            )
+
+
+def _with_splits(rows: Iterable[_Row]) -> list[_Row]:
+    """Rows of a layout without splits: of each folder the second of every three images is ``dev``."""
+    seen: Counter[tuple[str, str, str | None, str]] = Counter()
+    out = []
+    for row in rows:
+        key = (row.category, row.part, row.defect, row.label)
+        out.append(row.model_copy(update={"split": "dev" if seen[key] % 3 == 1 else "train"}))
+        seen[key] += 1
+    return out
+
+
+def _folders(path: Path) -> list[Path]:
+    return sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith(".")) if path.is_dir() else []
+
+
+def _images(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))

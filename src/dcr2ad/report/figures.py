@@ -1,0 +1,151 @@
+"""Numbers as inline SVG figures; the only module that imports matplotlib.
+
+Reads sequences of numbers; returns SVG text without prologue, links or fixed colours: ink, lines and series take the page's
+CSS variables, so one figure serves light, dark and print. Knows nothing about runs or files.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+from markupsafe import Markup, escape
+from matplotlib.figure import Figure
+
+# Each stands in the drawing for a variable of style.css and is replaced in the SVG.
+_INK, _SOFT, _LINE, _CARD = "#010101", "#020202", "#030303", "#080808"
+_SERIES = ("#040404", "#050505", "#060606", "#070707")
+_VARIABLES = {
+    _INK: "--ink",
+    _SOFT: "--soft",
+    _LINE: "--line",
+    _CARD: "--card",
+    _SERIES[0]: "--model",
+    _SERIES[1]: "--expert",
+    _SERIES[2]: "--knowledge",
+    _SERIES[3]: "--warn",
+}
+_DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)))
+_STYLE = {"svg.fonttype": "none", "font.size": 9.5, "axes.linewidth": 0.8}
+_SMOOTH_FROM = 40
+
+
+def curve(
+    title: str,
+    of: str,
+    steps: Sequence[float],
+    series: Mapping[str, Sequence[float]],
+    *,
+    zero: bool = False,
+    smooth: bool = True,
+) -> Markup:
+    """Curves over optimiser steps, one panel.
+
+    Args:
+        title: what is plotted.
+        of: what it belongs to; with `title` it becomes the figure's accessible name, unique on its page.
+        steps: optimiser steps.
+        series: values by name, each as long as `steps`; NaN leaves a gap.
+        zero: whether to mark the level 0.
+        smooth: draw long curves pale, with their running mean on top.
+    """
+    window = len(steps) // 20 if smooth and len(steps) >= _SMOOTH_FROM else 1
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(5.2, 2.9), layout="constrained")
+        axes = figure.add_subplot()
+        _plain_axes(axes)
+        axes.grid(axis="y", color=_LINE, linewidth=0.7)
+        if zero:
+            axes.axhline(0, color=_SOFT, linewidth=0.8)
+        for number, (name, values) in enumerate(series.items()):
+            colour, dash = _SERIES[number % len(_SERIES)], _DASHES[number % len(_DASHES)]
+            few = "o" if len(steps) < 3 else ""
+            if window > 1:
+                axes.plot(steps, values, color=colour, alpha=0.28, linewidth=0.9)
+            axes.plot(steps, running_mean(values, window), color=colour, linestyle=dash, linewidth=1.7, label=name, marker=few)
+        axes.set_xlabel("optimiser step", color=_SOFT)
+        if len(series) > 1:
+            axes.legend(frameon=False, labelcolor=_INK, loc="best", handlelength=2.4)
+        shown = f"{title}, with mean over {window} steps" if window > 1 else title
+        axes.set_title(shown, loc="left", color=_INK, fontsize=10.5, pad=8)
+        return _svg(figure, f"{of}: {title}")
+
+
+def intervals(title: str, rows: Sequence[tuple[str, str, float, float, float]]) -> Markup:
+    """Points with their intervals, one line a row, rows of one group together.
+
+    Args:
+        title: what is plotted.
+        rows: group, name, value, low and high of each.
+    """
+    groups = list(dict.fromkeys(row[0] for row in rows))
+    lines = len(rows) + len(groups)
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(11, 0.6 + 0.25 * lines), layout="constrained")
+        axes = figure.add_subplot()
+        _plain_axes(axes)
+        axes.grid(axis="x", color=_LINE, linewidth=0.7)
+        ticks, labels = [], []
+        y = 0.0
+        for group in groups:
+            plate = {"facecolor": _CARD, "edgecolor": "none", "pad": 1.5}
+            axes.text(0.0, y, group, color=_SOFT, va="center", bbox=plate, transform=axes.get_yaxis_transform())
+            y += 1
+            for name, value, low, high in (row[1:] for row in rows if row[0] == group):
+                axes.plot([low, high], [y, y], color=_SERIES[0], linewidth=1.6, solid_capstyle="butt")
+                axes.plot([value], [y], "o", color=_SERIES[0], markersize=5)
+                axes.annotate(f"{value:.1f}", (high, y), (6, 0), textcoords="offset points", color=_INK, va="center")
+                ticks.append(y)
+                labels.append(name)
+                y += 1
+        axes.set_yticks(ticks, labels, color=_INK)
+        axes.set_ylim(y - 0.3, -0.7)
+        axes.margins(x=0.08)
+        axes.set_title(title, loc="left", color=_INK, fontsize=10.5, pad=8)
+        return _svg(figure, title)
+
+
+def running_mean(values: Sequence[float], window: int) -> np.ndarray:
+    """Mean over the `window` values around each, NaN left out; at the ends over what there is."""
+    array = np.asarray(values, dtype=float)
+    if window <= 1:
+        return array
+    known = np.isfinite(array)
+    box = np.ones(window)
+    sums = np.convolve(np.where(known, array, 0.0), box, mode="same")
+    counts = np.convolve(known.astype(float), box, mode="same")
+    return np.where(counts > 0.5, sums / np.maximum(counts, 1.0), math.nan)
+
+
+def _plain_axes(axes: Any) -> None:
+    for side in ("top", "right", "left"):
+        axes.spines[side].set_visible(False)
+    axes.spines["bottom"].set_color(_LINE)
+    axes.tick_params(colors=_SOFT, length=0, pad=5)
+    axes.set_facecolor("none")
+    axes.set_axisbelow(True)
+
+
+def _svg(figure: Figure, name: str) -> Markup:
+    """The figure as SVG for an HTML page: no prologue, no metadata, no namespace links, no ids that two figures could share."""
+    buffer = io.StringIO()
+    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": name}):
+        figure.savefig(
+            buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None, "Format": None, "Type": None}
+        )
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r'\sxmlns(:\w+)?="[^"]*"', "", text)
+    text = re.sub(r'\sid="[A-Za-z_.0-9]+_\d+"', "", text)
+    text = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", text, flags=re.DOTALL)
+    text = re.sub(r"'DejaVu Sans'[^;\"]*", "inherit", text)
+    text = re.sub(r"font:\s*([\d.]+px) inherit", r"font-size: \1", text)
+    text = re.sub(r'<svg\s+width="[^"]*"\s+height="[^"]*"', "<svg", text)
+    for colour, variable in _VARIABLES.items():
+        text = text.replace(colour, f"var({variable})")
+    return Markup(text.replace("<svg", f'<svg role="img" aria-label="{escape(name)}"', 1))

@@ -1,0 +1,247 @@
+"""Questions and preference pairs as token trees, and the log-probability of every response token from one forward.
+
+Reads records, a knowledge base and a `VisionLanguageModel`; returns rows of token ids and, from `completion_logprobs`, tensors.
+A row is one prompt with one response (SFT) or two (a pair): `[prefix | chosen | rejected]` in one sequence, each response
+seeing the prefix and itself only, its positions continuing the prefix's on every rotary axis. So the prompt and its images are
+computed once a pair, and equal beginnings of the responses too; several rows in one forward form a forest under the same mask.
+That this equals separate forwards is proved in the tests (log-probabilities and gradients). Nothing is ever truncated. Knows
+nothing about losses, optimisers or files. The layout is not in the paper.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+
+from dcr2ad.errors import InputError
+from dcr2ad.knowledge.base import KnowledgeBase
+from dcr2ad.models.tree import TokenTree
+from dcr2ad.models.vlm import TokenizedPrompt, VisionLanguageModel
+from dcr2ad.parsing import response_segments
+from dcr2ad.prompts import build_prompt
+from dcr2ad.training.weights import trains_images
+from dcr2ad.types import PreferencePair, Question, Trajectory
+
+SHOTS = 1
+"""References shown while training: the paper's 1-shot setting (Section 4.2)."""
+
+
+@dataclass(frozen=True)
+class ResponseTokens:
+    """A response as token ids.
+
+    Attributes:
+        ids: its tokens, the end token included.
+        segments: for each token an index into `dcr2ad.training.losses.SEGMENTS`; the end token belongs to the answer.
+    """
+
+    ids: tuple[int, ...]
+    segments: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class TrainingRow:
+    """One prompt with the responses scored behind it.
+
+    Attributes:
+        id: id of the question or pair.
+        prompt: the prompt's tokens.
+        responses: the response (SFT), or chosen and rejected.
+    """
+
+    id: str
+    prompt: TokenizedPrompt
+    responses: tuple[ResponseTokens, ...]
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the prompt with its longest response: what must fit the model's positions."""
+        return len(self.prompt.ids) + max(len(response.ids) for response in self.responses)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Rows laid out for one forward of T nodes.
+
+    Attributes:
+        ids: token of each node, shape ``(T,)``.
+        positions: position of each node on each rotary axis, shape ``(axes, T)``.
+        mask: True where a node may look, shape ``(T, T)``; None where that is plainly causal (a single response).
+        images: paths of the images in the order of their tokens.
+        kept: nodes whose logits are needed, ascending, shape ``(U,)``.
+        responses: for each row and response a pair of shape ``(L,)`` each: index into `kept` of the node before each token,
+            and the token's id.
+    """
+
+    ids: torch.Tensor
+    positions: torch.Tensor
+    mask: torch.Tensor | None
+    images: tuple[str, ...]
+    kept: torch.Tensor
+    responses: tuple[tuple[tuple[torch.Tensor, torch.Tensor], ...], ...]
+
+
+def sft_row(vlm: VisionLanguageModel, question: Question, knowledge_base: KnowledgeBase) -> TrainingRow:
+    """A question with its worked response; a direct response has an answer segment only.
+
+    Raises:
+        InputError: the question has no response, or names an entry that the base does not hold.
+        ImageError: an image cannot be used.
+    """
+    if question.response is None:
+        raise InputError(f"question {question.id!r} has no response", "Run `dcr2ad instruct` to have one written")
+    prompt = _prompt(vlm, question, knowledge_base)
+    return TrainingRow(question.id, prompt, (_response(vlm, question.id, question.response),))
+
+
+def pair_row(
+    vlm: VisionLanguageModel,
+    pair: PreferencePair,
+    knowledge_base: KnowledgeBase,
+    reasoning: Literal["matched", "shared"] = "matched",
+) -> TrainingRow:
+    """A preference pair: the prompt, chosen and rejected (Equation 5).
+
+    Args:
+        vlm: the model whose tokens are wanted.
+        pair: the pair.
+        knowledge_base: holds the question's candidates.
+        reasoning: content behind the wrong path: its own (``matched``), or the chosen one's reasoning and answer (``shared``).
+
+    Raises:
+        InputError: the question names an entry that the base does not hold.
+        ImageError: an image cannot be used.
+    """
+    prompt = _prompt(vlm, pair.question, knowledge_base)
+    rejected = rejected_trajectory(pair, reasoning)
+    return TrainingRow(pair.id, prompt, (_response(vlm, pair.id, pair.chosen), _response(vlm, pair.id, rejected)))
+
+
+def rejected_trajectory(pair: PreferencePair, reasoning: Literal["matched", "shared"]) -> Trajectory:
+    """y_l of a pair: (p_l, c_l) as written, or (p_l, c_w) where the content is shared; the paper's c includes the answer."""
+    if reasoning == "matched":
+        return pair.rejected
+    return pair.rejected.model_copy(update={"reasoning": pair.chosen.reasoning, "answer": pair.chosen.answer})
+
+
+def check_lengths(vlm: VisionLanguageModel, count: int, row: Callable[[int], TrainingRow]) -> None:
+    """Tokenise every row once before hours are spent: images are opened, entries looked up, lengths compared.
+
+    Args:
+        vlm: the model; its `max_position_embeddings` is the limit.
+        count: number of rows.
+        row: builds one of them.
+
+    Raises:
+        InputError: rows that are too long; names them.
+        ImageError: an image cannot be used.
+    """
+    limit = int(vlm.model.config.get_text_config().max_position_embeddings)
+    long = []
+    for number in range(count):
+        found = row(number)
+        if found.longest > limit:
+            long.append(f"{found.id} ({found.longest} tokens)")
+    if long:
+        more = f" and {len(long) - 5} more" if len(long) > 5 else ""
+        raise InputError(
+            f"{len(long)} of {count} rows exceed the model's {limit} positions: {', '.join(long[:5])}{more}",
+            "List fewer or shorter knowledge entries, or use smaller images; nothing is truncated",
+        )
+
+
+def lay_out(vlm: VisionLanguageModel, rows: Sequence[TrainingRow]) -> Layout:
+    """Lay rows out as one forest of tokens."""
+    sequences = [(row, response) for row in rows for response in row.responses]
+    ids = [(*row.prompt.ids, *response.ids) for row, response in sequences]
+    keys = [(*row.prompt.keys(vlm.image_token_id), *((token, "") for token in response.ids)) for row, response in sequences]
+    tree = TokenTree.build(keys)
+    positions = [vlm.positions(sequence, row.prompt.images) for sequence, (row, _) in zip(ids, sequences, strict=True)]
+    parents = [path[len(row.prompt.ids) - 1 : -1] for path, (row, _) in zip(tree.paths, sequences, strict=True)]
+    kept = torch.unique(torch.cat([torch.from_numpy(nodes) for nodes in parents]))
+    scored = iter(
+        (torch.searchsorted(kept, torch.from_numpy(nodes)), torch.tensor(response.ids))
+        for nodes, (_, response) in zip(parents, sequences, strict=True)
+    )
+    return Layout(
+        ids=torch.tensor([ids[number][index] for number, index in tree.first]),
+        positions=torch.stack([positions[number][:, index] for number, index in tree.first], dim=1),
+        mask=None if len(sequences) == 1 else tree.mask(),
+        images=tuple(_images(vlm, tree, [row.prompt for row, _ in sequences])),
+        kept=kept,
+        responses=tuple(tuple(next(scored) for _ in row.responses) for row in rows),
+    )
+
+
+def completion_logprobs(
+    vlm: VisionLanguageModel, rows: Sequence[TrainingRow], *, model: Any = None, cached: bool | None = None
+) -> list[list[torch.Tensor]]:
+    """Log-probability of every response token, from one forward over all rows.
+
+    Args:
+        vlm: the model; training and evaluation go the same way.
+        rows: B rows; they may share prompts and images, which are then computed once.
+        model: what is called in place of `vlm.model`: the same model behind a wrapper for several processes.
+        cached: whether images enter as cached features, without gradient. Default: unless gradients are on and the vision
+            tower or the projector is trained.
+
+    Returns:
+        for each row and response a float32 tensor of shape ``(L,)``, nats.
+    """
+    layout = lay_out(vlm, rows)
+    device = vlm.device
+    kept = layout.kept.to(device)
+    if cached is None:
+        cached = not (torch.is_grad_enabled() and trains_images(vlm.model))
+    mask = torch.ones(1, len(layout.ids), dtype=torch.long) if layout.mask is None else layout.mask[None, None]
+    output = (model or vlm.model)(
+        input_ids=layout.ids[None].to(device),
+        attention_mask=mask.to(device),
+        position_ids=vlm.position_ids(layout.positions),
+        logits_to_keep=kept,
+        use_cache=False,
+        **_image_inputs(vlm, layout.images, cached),
+    )
+    logits = output.logits[0].float()
+    totals = logits.logsumexp(-1)
+    return [
+        [logits[nodes.to(device), tokens.to(device)] - totals[nodes.to(device)] for nodes, tokens in row]
+        for row in layout.responses
+    ]
+
+
+def _prompt(vlm: VisionLanguageModel, question: Question, knowledge_base: KnowledgeBase) -> TokenizedPrompt:
+    entries = [knowledge_base.get(key) for key in question.candidates]
+    return vlm.tokenize(build_prompt(question, entries=entries, expert=True, shots=SHOTS))
+
+
+def _response(vlm: VisionLanguageModel, name: str, trajectory: Trajectory) -> ResponseTokens:
+    """Tokenise by segment: cut at the tags, as scoring and generation meet the response."""
+    parts = [vlm.response_ids(segment) for segment in response_segments(trajectory)]
+    parts[-1] = [*parts[-1], vlm.end_ids[0]]
+    ids = tuple(token for part in parts for token in part)
+    if vlm.image_token_id in ids:
+        raise InputError(f"the response of {name!r} holds the model's image token {vlm.image_token}", "Remove it from the text")
+    return ResponseTokens(ids, tuple(number for number, part in enumerate(parts) for _ in part))
+
+
+def _images(vlm: VisionLanguageModel, tree: TokenTree, prompts: Iterable[TokenizedPrompt]) -> Iterable[str]:
+    """Images in the order of the nodes: one is listed by the sequence that its first token's node came from."""
+    for number, (prompt, path) in enumerate(zip(prompts, tree.paths, strict=True)):
+        places = (index for index, token in enumerate(prompt.ids) if token == vlm.image_token_id)
+        for image, count in zip(prompt.images, prompt.counts, strict=True):
+            start, *_ = [next(places) for _ in range(count)]
+            if tree.first[path[start]] == (number, start):
+                yield image
+
+
+def _image_inputs(vlm: VisionLanguageModel, images: Sequence[str], cached: bool) -> dict[str, Any]:
+    if not images:
+        return {}
+    if cached:
+        return {"mm_encoder_outputs": vlm.encoder_outputs(images)}
+    inputs = [vlm.pixel_inputs(path) for path in images]
+    return {name: torch.cat([pixels[name] for pixels in inputs]).to(vlm.device) for name in inputs[0]}

@@ -1,0 +1,229 @@
+"""KR-DPO: preference pairs in, a model that selects the right knowledge out (Section 3.3.1, Equation 5).
+
+Reads pairs, the knowledge base, and the SFT model; writes model/, reference.jsonl and log.jsonl under the stage's folder and
+returns a summary. pi_ref is the SFT model that training starts from: its log-probabilities are computed once, before the first
+step, and kept with that model's digest, so no second model is ever held. Standard DPO (Equation 4) is the same training on
+plain pairs of right and wrong responses; see `dcr2ad.training.losses`. Knows nothing about where the pairs come from.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dcr2ad.artifacts import RecordWriter, digest_json, read_records
+from dcr2ad.config import KrdpoSettings
+from dcr2ad.errors import InputError, RunError
+from dcr2ad.knowledge.base import KnowledgeBase
+from dcr2ad.models.vlm import VisionLanguageModel
+from dcr2ad.training.batches import TrainingRow, check_lengths, pair_row, rejected_trajectory
+from dcr2ad.training.losses import SEGMENTS, PreferenceLoss, krdpo_loss, segment_sums, sft_loss
+from dcr2ad.training.stage import StageWork, run_stage, train_images
+from dcr2ad.training.trainer import Outcome, Progress, Session
+from dcr2ad.training.weights import TrainedModel, adapter_of, model_digest, weights_digest
+from dcr2ad.types import PreferencePair, Record
+
+REFERENCE = "reference.jsonl"
+"""File of the reference's log-probabilities in the stage's folder."""
+
+
+class ReferenceScores(Record):
+    """Log-probabilities of one pair under pi_ref."""
+
+    id: str
+    """Id of the pair."""
+    model: str
+    """Digest of the model that gave them."""
+    chosen: tuple[float, float, float]
+    """Of y_w's path, reasoning and answer, nats."""
+    rejected: tuple[float, float, float]
+    """Of y_l's."""
+
+
+def train_krdpo(
+    vlm: VisionLanguageModel,
+    pairs: Sequence[PreferencePair],
+    knowledge_base: KnowledgeBase,
+    settings: KrdpoSettings,
+    out: Path,
+    *,
+    base_spec: str,
+    seed: int,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Train a model to prefer the right knowledge path; continues where an earlier run stopped.
+
+    log.jsonl gets one line an optimiser step: ``step``, ``loss`` (Equation 5), ``learning_rate``, ``grad_norm``, ``tokens``,
+    ``seconds``; ``reward_chosen``, ``reward_rejected``, ``margin``, ``accuracy`` (share of pairs with a positive margin), the
+    last two also as ``margin_path``, ``accuracy_path`` and so on; ``log_ratio_chosen``, ``log_ratio_rejected``: log pi/pi_ref a
+    token, whose mean on the policy's own samples would be the KL divergence. Rewards are beta * log pi/pi_ref, unweighted.
+
+    Args:
+        vlm: the SFT model, or the base of the SFT adapter that `base_spec` names. It is used up; open ``out/model`` instead.
+        pairs: preference pairs; those whose two responses are equal are left out and counted.
+        knowledge_base: holds every candidate.
+        settings: how to train.
+        out: the stage's folder.
+        base_spec: name of the SFT model. Where that is the folder of an adapter, `vlm` is the adapter's base: with LoRA the
+            adapter is trained on, so that one adapter is the result; for full fine-tuning it is merged first. Otherwise `vlm`
+            itself is the SFT model.
+        seed: seed of row order, adapter and dropout.
+        progress: is told the optimiser steps done and their total.
+
+    Returns:
+        as `dcr2ad.training.sft.train_sft`.
+
+    Raises:
+        InputError: no pair is left, a row exceeds the model's positions (names them), or `vlm` is not the adapter's base.
+        RunError: the folder holds work made from other settings, inputs or another starting model.
+        ModelError: the loss stopped being a number, or the adapter does not fit.
+    """
+    kept = [pair for pair in pairs if rejected_trajectory(pair, settings.reasoning) != pair.chosen]
+    if not kept:
+        raise InputError(f"none of {len(pairs)} pairs has two different responses", "Run `dcr2ad synthesize` first")
+    digests = {"model": model_digest(vlm.model)}
+    before = adapter_of(base_spec)
+    if before is not None:
+        _check_base(base_spec, before, digests["model"])
+        digests["adapter"] = weights_digest(base_spec)
+    work = StageWork(
+        stage="krdpo",
+        settings=settings,
+        out=Path(out),
+        inputs={
+            "pairs": digest_json([pair.model_dump(mode="json") for pair in kept]),
+            "knowledge": knowledge_base.digest,
+            **digests,
+        },
+        base=before.base if before else base_spec,
+        seed=seed,
+        adapter=Path(base_spec) if before else None,
+        train_images=lambda: {**(before.train_images if before else {}), **train_images(pair.question for pair in kept)},
+        dropped=dict(Counter(["chosen and rejected are equal"] * (len(pairs) - len(kept)))),
+    )
+    task = _Krdpo(vlm, kept, knowledge_base, settings, Path(out) / REFERENCE, digest_json(digests))
+    return run_stage(vlm, task, work, progress)
+
+
+def _check_base(folder: str, adapter: TrainedModel, digest: str) -> None:
+    """Refuse an adapter's application to a model other than its base, the base with the adapter already merged above all."""
+    was, now = adapter.base_digest.split("-")[0], digest.split("-")[0]
+    if was == now and adapter.base_digest != digest:
+        raise InputError(
+            f"the model given is not the one that the adapter in {folder} was trained on ({adapter.base!r})",
+            f"Open {adapter.base!r}, without the adapter",
+        )
+
+
+@dataclass
+class _Krdpo:
+    """Rows and loss of Equation (5); a `Task`."""
+
+    vlm: VisionLanguageModel
+    pairs: Sequence[PreferencePair]
+    knowledge_base: KnowledgeBase
+    settings: KrdpoSettings
+    reference_file: Path
+    digest: str
+    reference: list[ReferenceScores] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def row(self, number: int) -> TrainingRow:
+        return pair_row(self.vlm, self.pairs[number], self.knowledge_base, self.settings.reasoning)
+
+    def begin(self, session: Session) -> None:
+        check_lengths(self.vlm, len(self), self.row)
+        self.reference = self._score_reference(session)
+
+    def losses(self, session: Session, rows: Sequence[int]) -> Outcome:
+        built = [self.row(number) for number in rows]
+        logprobs = session.logprobs(built)
+        chosen, rejected = _sums(built, logprobs, 0), _sums(built, logprobs, 1)
+        found = krdpo_loss(
+            chosen,
+            rejected,
+            chosen.new_tensor([self.reference[number].chosen for number in rows]),
+            rejected.new_tensor([self.reference[number].rejected for number in rows]),
+            beta=self.settings.beta,
+            path_weight=self.settings.path_weight,
+            reasoning_weight=self.settings.reasoning_weight,
+        )
+        losses, metrics = found.losses, _metrics(found, built)
+        if self.settings.sft_weight:
+            supervised = sft_loss([responses[0] for responses in logprobs])
+            metrics["sft_loss"] = supervised.detach()
+            losses = losses + self.settings.sft_weight * supervised
+        tokens = sum(len(row.prompt.ids) + sum(len(response.ids) for response in row.responses) for row in built)
+        return Outcome(losses, metrics, tokens)
+
+    def _score_reference(self, session: Session) -> list[ReferenceScores]:
+        """Scores of every pair under the starting policy: those on disk, and the rest computed and appended."""
+        from accelerate.utils import broadcast_object_list, gather_object
+
+        accelerator = session.accelerator
+        writer = RecordWriter(self.reference_file) if accelerator.is_main_process else None
+        found = [self._stored() if writer else None]
+        scores: list[ReferenceScores] = broadcast_object_list(found)[0] or []
+        size = self.settings.batch_size
+        for first in range(len(scores), len(self), size * accelerator.num_processes):
+            mine = first + size * accelerator.process_index
+            new = gather_object(self._score(session, range(mine, min(mine + size, len(self)))))
+            scores += new
+            if writer:
+                writer.write(*new)
+        if writer:
+            writer.close()
+        return scores
+
+    def _stored(self) -> list[ReferenceScores]:
+        stored = list(read_records(self.reference_file, ReferenceScores))
+        for line, pair in zip(stored, self.pairs, strict=False):
+            if line.model != self.digest or line.id != pair.id:
+                what = f"{self.reference_file} holds scores of another model or other pairs (at {line.id!r})"
+                raise RunError(what, "Use another folder, or --fresh to throw the old work away")
+        return stored
+
+    def _score(self, session: Session, numbers: Sequence[int]) -> list[ReferenceScores]:
+        if not numbers:
+            return []
+        built = [self.row(number) for number in numbers]
+        with torch.no_grad():
+            logprobs = session.logprobs(built)
+        pairs = zip(built, _sums(built, logprobs, 0).tolist(), _sums(built, logprobs, 1).tolist(), strict=True)
+        return [ReferenceScores(id=row.id, model=self.digest, chosen=won, rejected=lost) for row, won, lost in pairs]
+
+
+def _sums(rows: Sequence[TrainingRow], logprobs: Sequence[Sequence[torch.Tensor]], which: int) -> torch.Tensor:
+    """Segment log-probabilities of one response of each row, shape ``(B, 3)``."""
+    return torch.stack(
+        [
+            segment_sums(values[which], torch.tensor(row.responses[which].segments, device=values[which].device))
+            for row, values in zip(rows, logprobs, strict=True)
+        ]
+    )
+
+
+def _metrics(found: PreferenceLoss, rows: Sequence[TrainingRow]) -> dict[str, torch.Tensor]:
+    device = found.losses.device
+    lengths = torch.tensor([[len(response.ids) for response in row.responses] for row in rows], device=device)
+    metrics = {
+        "reward_chosen": found.chosen_rewards,
+        "reward_rejected": found.rejected_rewards,
+        "margin": found.margins,
+        "accuracy": (found.margins > 0).float(),
+        "log_ratio_chosen": found.chosen_ratios.sum(-1) / lengths[:, 0],
+        "log_ratio_rejected": found.rejected_ratios.sum(-1) / lengths[:, 1],
+    }
+    for number, name in enumerate(SEGMENTS):
+        absent = [not any(number in response.segments for response in row.responses) for row in rows]
+        margins = found.segment_margins[:, number].masked_fill(torch.tensor(absent, device=device), torch.nan)
+        metrics[f"margin_{name}"] = margins
+        metrics[f"accuracy_{name}"] = torch.where(margins.isnan(), margins, (margins > 0).float())
+    return metrics

@@ -1,0 +1,122 @@
+"""A training stage around its loop: folder, manifest, several processes, the model written at the end.
+
+Reads what a stage trains on as a `Task`; returns the stage's summary. Skips finished work, continues broken-off work, refuses a
+folder made from something else. Knows nothing about questions, pairs or equations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dcr2ad.artifacts import StageFolder
+from dcr2ad.config import TrainSettings
+from dcr2ad.images import content_digest
+from dcr2ad.models.vlm import VisionLanguageModel
+from dcr2ad.training.checkpoints import Checkpoints
+from dcr2ad.training.trainer import Progress, Task, train
+from dcr2ad.training.weights import load_trainable, save_trained
+from dcr2ad.types import Question
+
+MODEL = "model"
+"""Name of the trained model's folder in a stage's folder."""
+
+
+@dataclass(frozen=True)
+class StageWork:
+    """What one training stage is about.
+
+    Attributes:
+        stage: ``sft`` or ``krdpo``.
+        settings: its settings.
+        out: its folder.
+        inputs: digest of each input; ``model`` is the model's as given.
+        base: name of the model an adapter is to be loaded onto.
+        seed: seed.
+        adapter: adapter to go on with.
+        train_images: content digest -> name of every query image trained on.
+        dropped: rows left out, by reason.
+    """
+
+    stage: str
+    settings: TrainSettings
+    out: Path
+    inputs: dict[str, str]
+    base: str
+    seed: int
+    adapter: Path | None
+    train_images: Callable[[], dict[str, str]]
+    dropped: dict[str, int]
+
+
+def run_stage(vlm: VisionLanguageModel, task: Task, work: StageWork, progress: Progress | None) -> dict[str, Any]:
+    """Train, write the model, and say so in the manifest; at once when the manifest already does.
+
+    Raises:
+        RunError: the folder holds work made from other settings or inputs.
+    """
+    from accelerate import Accelerator
+    from accelerate.utils import broadcast_object_list
+
+    cpu = vlm.device.type == "cpu"
+    accelerator = Accelerator(cpu=cpu, mixed_precision="no" if cpu else "bf16")
+    folder = StageFolder(
+        work.out,
+        stage=work.stage,
+        config={**work.settings.model_dump(mode="json"), "base": work.base, "processes": accelerator.num_processes},
+        inputs=work.inputs,
+        seed=work.seed,
+    )
+    if not accelerator.is_main_process:
+        finished = broadcast_object_list([None])[0]
+        return finished or _train(vlm, task, work, accelerator, progress)
+    with folder:
+        finished = folder.manifest.summary if folder.done else None
+        broadcast_object_list([finished])
+        if finished is not None:
+            return finished
+        summary = _train(vlm, task, work, accelerator, progress)
+        folder.finish(summary)
+        Checkpoints(work.out).clear()
+        return summary
+
+
+def train_images(questions: Iterable[Question]) -> dict[str, str]:
+    """Content digest -> name (the path's last three parts) of every query image, so that a leak can be told later."""
+    paths = dict.fromkeys(question.sample.image for question in questions)
+    return {content_digest(path): "/".join(Path(path).parts[-3:]) for path in paths}
+
+
+def _train(
+    vlm: VisionLanguageModel, task: Task, work: StageWork, accelerator: Any, progress: Progress | None
+) -> dict[str, Any]:
+    dtype = vlm.model.dtype
+    about = {
+        "base": work.base,
+        "base_digest": work.inputs["model"],
+        "stage": work.stage,
+        "seed": work.seed,
+        "recipe": work.settings.model_dump(mode="json"),
+        "train_images": work.train_images(),
+    }
+    load_trainable(vlm, work.settings, work.adapter, seed=work.seed)
+    trainable = sum(value.numel() for value in vlm.model.parameters() if value.requires_grad)
+    summary = train(
+        vlm,
+        task,
+        work.settings,
+        work.out,
+        accelerator=accelerator,
+        seed=work.seed,
+        progress=progress if progress is not None and accelerator.is_main_process else _silent,
+    )
+    if accelerator.is_main_process:
+        save_trained(vlm, work.out / MODEL, about, dtype=dtype)
+    accelerator.wait_for_everyone()
+    return {**summary, "dropped": work.dropped, "trained_parameters": trainable}
+
+
+def _silent(done: int, total: int) -> None:
+    """Progress nobody listens to."""

@@ -1,0 +1,307 @@
+"""The training loop that SFT and KR-DPO share.
+
+Reads a model, settings and a `Task` (rows and their loss); writes log.jsonl and checkpoints under a folder and returns
+a summary. AdamW, warm-up and cosine restarts, gradient accumulation, clipping (Section 4.3). Knows nothing about questions,
+pairs or equations.
+
+Built on accelerate, which does devices, mixed precision and several processes, and not on `transformers.Trainer`: its
+checkpoints are not written in one step and hold the whole model, its log is rewritten from memory, and a pair laid out as a
+tree needs none of its collating. The loop that remains is short, and each step is a function of (seed, step) and the weights:
+the order of rows, the rate and the random state are derived, never stored. So a run resumed from a checkpoint goes on bitwise
+as the unbroken run would (same device type, threads and number of processes).
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from dcr2ad.config import TrainSettings
+from dcr2ad.errors import ModelError
+from dcr2ad.models.vlm import VisionLanguageModel
+from dcr2ad.training.batches import TrainingRow, completion_logprobs
+from dcr2ad.training.checkpoints import Checkpoint, Checkpoints, StepLog, read_log
+from dcr2ad.training.schedule import warm_restarts
+from dcr2ad.training.weights import trains_images
+
+Progress = Callable[[int, int], None]
+"""Is told the optimiser steps done and their total."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What B rows gave.
+
+    Attributes:
+        losses: loss of each row, shape ``(B,)``, with gradient.
+        metrics: values to log by name, each of shape ``(B,)``; NaN where a row has no such value.
+        tokens: tokens computed.
+    """
+
+    losses: torch.Tensor
+    metrics: dict[str, torch.Tensor]
+    tokens: int
+
+
+class Task(Protocol):
+    """What is trained on."""
+
+    def __len__(self) -> int:
+        """Number of rows."""
+        ...
+
+    def begin(self, session: Session) -> None:
+        """Do what must be done with the starting policy, before the first step and again when a run resumes."""
+        ...
+
+    def losses(self, session: Session, rows: Sequence[int]) -> Outcome:
+        """Loss of some rows under the policy as it stands."""
+        ...
+
+
+@dataclass(frozen=True)
+class Session:
+    """A model made ready for training.
+
+    Attributes:
+        vlm: the model.
+        model: what is called in place of `vlm.model`: the same behind accelerate's wrappers.
+        accelerator: accelerate's `Accelerator`.
+        cached: whether images enter as cached features: nothing that sees images is trained.
+    """
+
+    vlm: VisionLanguageModel
+    model: Any
+    accelerator: Any
+    cached: bool
+
+    def logprobs(self, rows: Sequence[TrainingRow]) -> list[list[torch.Tensor]]:
+        """Log-probabilities of every response token; see `completion_logprobs`."""
+        return completion_logprobs(self.vlm, rows, model=self.model, cached=self.cached)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which rows make which step, for any number of processes.
+
+    Attributes:
+        rows: number of rows.
+        settings: epochs, batch size, accumulation and the limit on steps.
+        processes: number of processes.
+        seed: seed of the order.
+    """
+
+    rows: int
+    settings: TrainSettings
+    processes: int
+    seed: int
+
+    @property
+    def total(self) -> int:
+        """Optimiser steps of the run."""
+        steps = self._steps_an_epoch * self.settings.epochs
+        return steps if self.settings.max_steps is None else min(steps, self.settings.max_steps)
+
+    def step_rows(self, step: int) -> list[int]:
+        """Rows of a step over all processes; an epoch's last step may have fewer."""
+        epoch, number = divmod(step, self._steps_an_epoch)
+        order = np.random.default_rng([self.seed, epoch]).permutation(self.rows)
+        return [int(row) for row in order[number * self._rows_a_step : (number + 1) * self._rows_a_step]]
+
+    def shares(self, step: int, process: int) -> list[list[tuple[int, float]]]:
+        """Forwards of one process: rows with weights that sum to one over all processes.
+
+        Every process makes the same number of forwards, or gradient exchange would wait for ever; where rows run out one is
+        computed again with weight zero.
+        """
+        rows = self.step_rows(step)
+        mine = [(row, 1 / len(rows)) for row in rows[process :: self.processes]]
+        mine += [(rows[0], 0.0)] * (-(-len(rows) // self.processes) - len(mine))
+        size = self.settings.batch_size
+        return [mine[start : start + size] for start in range(0, len(mine), size)]
+
+    @property
+    def _rows_a_step(self) -> int:
+        return self.settings.batch_size * self.settings.gradient_accumulation * self.processes
+
+    @property
+    def _steps_an_epoch(self) -> int:
+        return -(-self.rows // self._rows_a_step)
+
+
+@dataclass
+class Tally:
+    """Sums of one step's outcomes over forwards and processes."""
+
+    loss: float = 0.0
+    tokens: int = 0
+    sums: dict[str, float] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
+
+    def add(self, outcome: Outcome, weights: torch.Tensor) -> None:
+        """Count one forward; rows of weight zero are there for other processes' sake."""
+        real = weights > 0
+        self.loss += float((outcome.losses.detach() * weights).sum())
+        self.tokens += outcome.tokens
+        for name, values in outcome.metrics.items():
+            known = values[real & ~values.isnan()]
+            self.sums[name] = self.sums.get(name, 0.0) + float(known.sum())
+            self.counts[name] = self.counts.get(name, 0) + len(known)
+
+    def means(self, accelerator: Any) -> dict[str, float]:
+        """Loss, tokens and the mean of every metric that some row had, over all processes."""
+        values = [self.loss, float(self.tokens), *self.sums.values(), *map(float, self.counts.values())]
+        total = accelerator.reduce(torch.tensor(values, dtype=torch.float64, device=accelerator.device)).tolist()
+        names, half = list(self.sums), 2 + len(self.sums)
+        found = zip(names, total[2:half], total[half:], strict=True)
+        return {"loss": total[0], "tokens": total[1], **{name: value / n for name, value, n in found if n}}
+
+
+def train(
+    vlm: VisionLanguageModel, task: Task, settings: TrainSettings, out: Path, *, accelerator: Any, seed: int, progress: Progress
+) -> dict[str, Any]:
+    """Train to the end, from the newest checkpoint on where there is one.
+
+    Args:
+        vlm: model whose trainable parameters require gradients (`load_trainable`); trained in place.
+        task: rows and loss.
+        settings: optimiser, schedule and steps.
+        out: the stage's folder.
+        accelerator: accelerate's `Accelerator`.
+        seed: seed of row order and dropout.
+        progress: is told each step.
+
+    Returns:
+        see `summarize`.
+
+    Raises:
+        ModelError: the loss or the gradient stopped being a number.
+    """
+    if settings.gradient_checkpointing:
+        vlm.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    run = _Run(vlm, task, settings, accelerator, seed)
+    run.session.model.eval()
+    task.begin(run.session)
+    run.session.model.train()
+    checkpoints = Checkpoints(out)
+    start = run.resume(checkpoints.load(vlm.device))
+    log = StepLog(out, start) if accelerator.is_main_process else None
+    progress(start, run.plan.total)
+    for step in range(start, run.plan.total):
+        line = run.step(step)
+        if log is not None:
+            log.write(line)
+            if (step + 1) % settings.save_steps == 0:
+                log.sync()
+                checkpoints.save(Checkpoint(step + 1, run.trained, run.optimizer.state_dict()))
+        progress(step + 1, run.plan.total)
+    if log is not None:
+        log.close()
+    accelerator.wait_for_everyone()
+    vlm.model = accelerator.unwrap_model(run.session.model, keep_fp32_wrapper=False).eval()
+    vlm.forget_features()
+    return summarize(out, rows=len(task))
+
+
+def summarize(out: Path, *, rows: int) -> dict[str, Any]:
+    """What a log says of a whole run, over all its sessions.
+
+    Returns:
+        ``steps``, ``rows``, ``first_loss`` and ``last_loss`` (means over the first and last tenth of the steps), ``tokens``,
+        and ``seconds`` spent in steps.
+    """
+    lines = read_log(out)
+    tenth = max(1, len(lines) // 10)
+    losses = [line["loss"] for line in lines]
+    return {
+        "steps": len(lines),
+        "rows": rows,
+        "first_loss": sum(losses[:tenth]) / tenth,
+        "last_loss": sum(losses[-tenth:]) / tenth,
+        "tokens": int(sum(line["tokens"] for line in lines)),
+        "seconds": round(sum(line["seconds"] for line in lines), 1),
+    }
+
+
+class _Run:
+    """One session of a run: model, optimiser and schedule, and how a step is made."""
+
+    def __init__(self, vlm: VisionLanguageModel, task: Task, settings: TrainSettings, accelerator: Any, seed: int) -> None:
+        self.task = task
+        self.settings = settings
+        self.plan = Plan(len(task), settings, accelerator.num_processes, seed)
+        self.trained = {name: value for name, value in vlm.model.named_parameters() if value.requires_grad}
+        self._adamw = _adamw(self.trained, settings)
+        cached = not trains_images(vlm.model)
+        model, self.optimizer = accelerator.prepare(vlm.model, self._adamw)
+        self.session = Session(vlm, model, accelerator, cached)
+
+    def resume(self, found: Checkpoint | None) -> int:
+        """Bring weights, optimiser and schedule to a checkpoint; returns the steps made."""
+        start = 0
+        if found is not None:
+            if set(found.weights) != set(self.trained):
+                raise ModelError("the checkpoint holds other parameters than this model trains", "Use --fresh to begin again")
+            with torch.no_grad():
+                for name, parameter in self.trained.items():
+                    parameter.copy_(found.weights[name])
+            self.optimizer.load_state_dict(found.optimizer)
+            start = found.step
+        self._schedule = warm_restarts(
+            self._adamw,
+            self.plan.total,
+            warmup_ratio=self.settings.warmup_ratio,
+            t_0=self.settings.t_0,
+            t_mult=self.settings.t_mult,
+            start=start,
+        )
+        return start
+
+    def step(self, step: int) -> dict[str, float]:
+        """Make one optimiser step; returns its line of the log."""
+        began = time.perf_counter()
+        accelerator = self.session.accelerator
+        self._seed(step)
+        shares = self.plan.shares(step, accelerator.process_index)
+        tally = Tally()
+        for number, share in enumerate(shares):
+            with nullcontext() if number == len(shares) - 1 else accelerator.no_sync(self.session.model):
+                outcome = self.task.losses(self.session, [row for row, _ in share])
+                weights = outcome.losses.new_tensor([weight for _, weight in share])
+                # Gradients are averaged over processes, but the weights sum to one over all of them.
+                accelerator.backward((outcome.losses * weights).sum() * self.plan.processes)
+            tally.add(outcome, weights)
+        norm = float(accelerator.clip_grad_norm_(list(self.trained.values()), self.settings.max_grad_norm))
+        means = tally.means(accelerator)
+        if not math.isfinite(means["loss"]) or not math.isfinite(norm):
+            what = f"at step {step + 1} the loss is {means['loss']} and the gradient's norm {norm}"
+            raise ModelError(what, "Lower the learning rate; the last checkpoint is intact")
+        rate = float(self._adamw.param_groups[0]["lr"])
+        self.optimizer.step()
+        self._schedule.step()
+        self.optimizer.zero_grad()
+        line = {"step": step + 1, "loss": means.pop("loss"), "learning_rate": rate, "grad_norm": norm}
+        line["tokens"] = int(means.pop("tokens"))
+        return {**line, "seconds": round(time.perf_counter() - began, 4), **means}
+
+    def _seed(self, step: int) -> None:
+        """Random state as a function of the step, so that none has to be kept."""
+        numbers = [self.plan.seed, step, self.session.accelerator.process_index]
+        torch.manual_seed(int(np.random.SeedSequence(numbers).generate_state(1)[0]))
+
+
+def _adamw(trained: dict[str, torch.nn.Parameter], settings: TrainSettings) -> torch.optim.AdamW:
+    """AdamW (Section 4.3); weight decay on matrices only, not on biases and norms."""
+    groups = [
+        {"params": [value for value in trained.values() if value.ndim > 1], "weight_decay": settings.weight_decay},
+        {"params": [value for value in trained.values() if value.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW([group for group in groups if group["params"]], lr=settings.learning_rate)

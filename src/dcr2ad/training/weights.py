@@ -1,0 +1,282 @@
+"""What is trained of a model, and the folder a trained model is kept in.
+
+Reads a `VisionLanguageModel` and settings; makes parameters trainable (all of them, or LoRA by peft), writes and reads
+`FOLDER/dcr2ad.json` beside a peft adapter or a whole transformers model, and merges an adapter for inference. Knows nothing
+about losses, data or stages. Full fine-tuning and LoRA are the paper's (Section 4.3); ranks and the projector's part are not
+in it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import ValidationError
+
+from dcr2ad.artifacts import digest_file, digest_json, write_text
+from dcr2ad.config import TrainSettings
+from dcr2ad.errors import InputError, ModelError
+from dcr2ad.models.vlm import VisionLanguageModel
+from dcr2ad.types import Record
+
+MARKER = "dcr2ad.json"
+"""File that makes a folder a trained model."""
+_VISION = ("visual", "vision_tower", "vision_model")
+_PROJECTOR = ("multi_modal_projector", "visual.merger", "connector")
+_LANGUAGE = "language_model"
+_PROCESSOR_FILES = (
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "merges.txt",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "special_tokens_map.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "video_preprocessor_config.json",
+    "vocab.json",
+)
+
+
+class TrainedModel(Record):
+    """What a folder that a training stage wrote holds; kept as `dcr2ad.json`."""
+
+    format: Literal[1] = 1
+    """Version of this file."""
+    base: str
+    """Model the training began with; an adapter is loaded onto it."""
+    kind: Literal["adapter", "full"]
+    """``adapter``: a peft adapter with the projector; ``full``: a whole transformers model."""
+    stage: str
+    """``sft`` or ``krdpo``."""
+    seed: int
+    """Seed of the run."""
+    recipe: dict[str, Any]
+    """Settings of the stage."""
+    digest: str
+    """SHA-256 of the weights file (of their digests, where there are several)."""
+    base_digest: str
+    """`model_digest` of the model as it was given to training, an earlier adapter not counted."""
+    train_images: dict[str, str]
+    """Content SHA-256 of every query image trained on -> its path's last parts; an evaluation can see what it must not ask."""
+
+
+def read_trained(folder: str | Path) -> TrainedModel:
+    """What a trained folder says of itself.
+
+    Raises:
+        ModelError: it is no such folder.
+    """
+    path = Path(folder) / MARKER
+    try:
+        return TrainedModel.model_validate_json(path.read_text(encoding="utf-8"))
+    except OSError:
+        raise ModelError(f"{folder} is no trained model (no {MARKER})", "Name the model folder of a training stage") from None
+    except ValidationError as error:
+        raise ModelError(f"{path} cannot be read ({error.errors()[0]['msg']})", "Train again, or use another folder") from None
+
+
+def adapter_of(spec: str) -> TrainedModel | None:
+    """What a model's name means, where it is the folder of a trained adapter; None for any other model."""
+    if not (Path(spec) / MARKER).is_file():
+        return None
+    trained = read_trained(spec)
+    return trained if trained.kind == "adapter" else None
+
+
+def load_trainable(
+    vlm: VisionLanguageModel, settings: TrainSettings, adapter: str | Path | None = None, *, seed: int = 0
+) -> None:
+    """Make a model ready to be trained, in place.
+
+    Trainable weights become float32, so that small steps are not lost in bfloat16; the rest keeps its type. Under LoRA
+    `vlm.model` becomes a peft model: LoRA on every linear layer of the language model (of the vision tower too, unless frozen),
+    and the projector trained whole beside it.
+
+    Args:
+        vlm: the base model, or a whole trained one.
+        settings: method, ranks, and what stays frozen.
+        adapter: adapter to go on with. Under LoRA it is the one that is trained on; for full fine-tuning it is merged first.
+        seed: seed of a fresh adapter.
+
+    Raises:
+        ModelError: the adapter does not fit the model, or the model's parts are unknown.
+        InputError: the adapter was made with other LoRA settings than these.
+    """
+    if settings.method == "full":
+        if adapter is not None:
+            vlm.model = merge_for_inference(vlm.model, adapter)
+        _select(vlm.model, settings)
+    elif adapter is None:
+        vlm.model = _fresh_adapter(vlm.model, settings, seed)
+    else:
+        asked = _lora_config(vlm.model, settings)
+        vlm.model = _with_adapter(vlm.model, Path(adapter), trainable=True)
+        _check_same(vlm.model.peft_config["default"], asked, adapter)
+    for parameter in vlm.model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    vlm.forget_features()
+
+
+def save_trained(vlm: VisionLanguageModel, folder: str | Path, about: dict[str, Any], *, dtype: torch.dtype) -> TrainedModel:
+    """Write a trained model; the folder appears in one step.
+
+    Args:
+        vlm: the model as `load_trainable` left it, trained.
+        folder: where; what stands there is replaced.
+        about: ``base``, ``base_digest``, ``stage``, ``seed``, ``recipe`` and ``train_images`` of `TrainedModel`.
+        dtype: type a whole model is written in. An adapter is written as it was trained, in float32.
+
+    Returns:
+        what was written to `dcr2ad.json`.
+    """
+    folder = Path(folder)
+    work = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(work, ignore_errors=True)
+    is_adapter = hasattr(vlm.model, "peft_config")
+    if is_adapter:
+        vlm.model.peft_config["default"].base_model_name_or_path = about["base"]
+        vlm.model.save_pretrained(work)
+        (work / "README.md").unlink(missing_ok=True)  # peft's template for a hub
+    else:
+        vlm.model.to(dtype).save_pretrained(work)
+        _copy_processor(vlm, work)
+    trained = TrainedModel(kind="adapter" if is_adapter else "full", digest=weights_digest(work), **about)
+    write_text(work / MARKER, json.dumps(trained.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n")
+    shutil.rmtree(folder, ignore_errors=True)
+    work.rename(folder)
+    return trained
+
+
+def merge_for_inference(model: Any, folder: str | Path) -> Any:
+    """The model with an adapter merged into its weights; ready for inference, no peft left in it.
+
+    Args:
+        model: the adapter's base model; changed in place.
+        folder: folder of a trained adapter.
+
+    Raises:
+        ModelError: no adapter there, or it does not fit the model.
+    """
+    merged = _with_adapter(model, Path(folder), trainable=False).merge_and_unload()
+    return merged.eval().requires_grad_(False)
+
+
+def trains_images(model: Any) -> bool:
+    """Whether the vision tower or the projector has trainable parameters: then images must enter as pixels, not as features."""
+    names = {*_VISION, *_PROJECTOR}
+    return any(
+        parameter.requires_grad and any(f".{part}." in f".{name}" for part in names)
+        for name, parameter in model.named_parameters()
+    )
+
+
+def weights_digest(folder: str | Path) -> str:
+    """SHA-256 of a folder's weights file; of all their digests, by name, where there are several."""
+    digests = {path.name: digest_file(path) for path in sorted(Path(folder).glob("*.safetensors"))}
+    return next(iter(digests.values())) if len(digests) == 1 else digest_json(digests)
+
+
+def model_digest(model: Any) -> str:
+    """SHA-256 over names, shapes and bytes of a loaded model's parameters, behind their type: ``float32-…``."""
+    digest = hashlib.sha256()
+    for name, parameter in model.named_parameters():
+        digest.update(f"{name} {parameter.dtype} {tuple(parameter.shape)}".encode())
+        digest.update(parameter.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    return f"{str(model.dtype).removeprefix('torch.')}-{digest.hexdigest()}"
+
+
+def _select(model: Any, settings: TrainSettings) -> None:
+    """Full fine-tuning: everything but the frozen vision tower; the projector as asked."""
+    vision, projector = _part(model, _VISION), _part(model, _PROJECTOR)
+    for name, parameter in model.named_parameters():
+        if f".{projector}." in f".{name}":
+            parameter.requires_grad_(settings.train_projector)
+        else:
+            parameter.requires_grad_(not (settings.freeze_vision and f".{vision}." in f".{name}"))
+
+
+def _part(model: Any, names: tuple[str, ...]) -> str:
+    """The one of these names under which the model has the part."""
+    modules = [f".{name}" for name, _ in model.named_modules()]
+    for part in names:
+        if any(name.endswith(f".{part}") for name in modules):
+            return part
+    raise ModelError(f"{type(model).__name__} has none of the parts {', '.join(names)}", "Use Qwen2.5-VL or InternVL")
+
+
+def _lora_config(model: Any, settings: TrainSettings) -> Any:
+    from peft import LoraConfig
+
+    parts = [_LANGUAGE] if settings.freeze_vision else [_LANGUAGE, _part(model, _VISION)]
+    projector = _part(model, _PROJECTOR)
+    leaves = sorted({name.rsplit(".", 1)[-1] for name in _linear_layers(model, parts) if f".{projector}." not in f".{name}"})
+    return LoraConfig(
+        r=settings.lora_rank,
+        lora_alpha=settings.lora_alpha,
+        lora_dropout=0.0,
+        target_modules=rf".*\b({'|'.join(parts)})\..*\b({'|'.join(leaves)})",
+        modules_to_save=[projector] if settings.train_projector else None,
+    )
+
+
+def _linear_layers(model: Any, parts: list[str]) -> Iterator[str]:
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.Linear) and any(f".{part}." in f".{name}" for part in parts):
+            yield name
+
+
+def _fresh_adapter(model: Any, settings: TrainSettings, seed: int) -> Any:
+    from peft import get_peft_model
+
+    with torch.random.fork_rng(), warnings.catch_warnings():
+        torch.manual_seed(seed)
+        warnings.simplefilter("ignore")
+        return get_peft_model(model, _lora_config(model, settings))
+
+
+def _with_adapter(model: Any, folder: Path, *, trainable: bool) -> Any:
+    from peft import PeftModel, get_peft_model_state_dict
+    from safetensors import SafetensorError, safe_open
+
+    file = folder / "adapter_model.safetensors"
+    try:
+        with safe_open(file, framework="pt") as stored:
+            names = set(stored.keys())
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # missing names are checked below, and are an error
+            loaded = PeftModel.from_pretrained(model, folder, is_trainable=trainable)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        reason = " ".join(str(error).split())[:160] or type(error).__name__
+        raise ModelError(f"the adapter in {folder} cannot be loaded ({reason})", "Load it onto the base it names") from None
+    if names != set(get_peft_model_state_dict(loaded)):
+        raise ModelError(f"the adapter in {folder} does not fit {type(model).__name__}", "Load it onto the base it names")
+    return loaded
+
+
+def _check_same(stored: Any, asked: Any, folder: str | Path) -> None:
+    for name in ("r", "lora_alpha", "target_modules", "modules_to_save"):
+        was, now = getattr(stored, name), getattr(asked, name)
+        if was != now:
+            raise InputError(
+                f"the adapter in {folder} was trained with {name} {was!r}, now {now!r}",
+                "Use the lora_rank, lora_alpha, train_projector and freeze_vision of the stage before",
+            )
+
+
+def _copy_processor(vlm: VisionLanguageModel, folder: Path) -> None:
+    """Processor files as they came, so that the folder keeps the hub's layout."""
+    source = Path(vlm.model.name_or_path)
+    if not source.is_dir():
+        raise ModelError(f"the model was not loaded from a folder ({source})", "Load it with VisionLanguageModel.load")
+    for name in _PROCESSOR_FILES:
+        if (source / name).is_file():
+            shutil.copy2(source / name, folder / name)

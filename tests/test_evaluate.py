@@ -1,0 +1,218 @@
+"""Evaluation, mining and KR-RTS on tiny photographs: what is written, and that a stop costs nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dcr2ad.artifacts import read_records
+from dcr2ad.config import MineSettings, SynthesizeSettings
+from dcr2ad.errors import InputError, RunError
+from dcr2ad.models.base import ChatModel, letter_probabilities
+from dcr2ad.models.hf import HFModel
+from dcr2ad.models.scripted import ScriptedModel
+from dcr2ad.parsing import LETTERS, write_response
+from dcr2ad.prompts import answer_prompt, build_prompt
+from dcr2ad.questions import Rejected
+from dcr2ad.stages.evaluate import evaluate
+from dcr2ad.stages.mine import mine_boundary
+from dcr2ad.stages.synthesize import check_pair, make_pair, synthesize_pairs
+from dcr2ad.teacher import BuiltinTeacher
+from dcr2ad.types import BoundaryQuestion, EvalProtocol, Prediction, PreferencePair, Prompt, Question, Subtask, Trajectory
+from tests.tiny import tiny_base, tiny_internvl, tiny_questions
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> HFModel:
+    return HFModel.open(f"hf:{tiny_internvl(tmp_path_factory.mktemp('m'))}")
+
+
+@pytest.fixture
+def questions(tmp_path: Path) -> list[Question]:
+    return tiny_questions(tmp_path / "photographs", 8)
+
+
+@pytest.fixture
+def routable(questions: list[Question]) -> list[Question]:
+    """Half yes/no questions, half with options that come from entries, as the instruct stage makes them."""
+    keys = [entry.key for entry in tiny_base()][:3]
+    titles = tuple(tiny_base().get(key).title for key in keys)
+    made = []
+    for i, q in enumerate(questions):
+        if i % 2:
+            update = {"subtask": Subtask.DETECTION, "text": "Any defect?", "options": ("Yes", "No"), "answer": 0}
+        else:
+            right = keys.index(str(q.sample.right_key))
+            update = {"options": titles, "answer": right, "provenance": {"keys": " ".join(keys)}}
+        made.append(q.model_copy(update={**update, "candidates": (), "response": None}))
+    return made
+
+
+def _text(prompt: Prompt) -> str:
+    return "".join(part.text for part in prompt.parts if part.kind == "text")
+
+
+def _knows(questions: list[Question], wrong: set[str] = frozenset()) -> ScriptedModel:  # type: ignore[assignment]
+    """A model that recognises the image and option texts, and answers some questions wrongly."""
+
+    def find(prompt: Prompt) -> Question:
+        images = [part.path for part in prompt.parts if part.kind == "image"]
+        return next(q for q in questions if q.sample.image == images[-1] and f"Question: {q.text}\n" in _text(prompt))
+
+    def letter(prompt: Prompt) -> str:
+        question = find(prompt)
+        return LETTERS[(question.answer + (question.id in wrong)) % len(question.options)]
+
+    def respond(prompt: Prompt) -> str:
+        answer = LETTERS.index(letter(prompt))
+        return write_response(Trajectory(entry="Scratch", why="a line", reasoning="It is so.", answer=answer))
+
+    return ScriptedModel(respond, lambda p, option: 0.0 if option.strip() == letter(p) else -5.0)
+
+
+@pytest.mark.parametrize("answering", ["score", "reason"])
+def test_a_knowing_model_scores_what_it_knows(questions: list[Question], tmp_path: Path, answering: str) -> None:
+    wrong = {questions[0].id}
+    report = evaluate(
+        _knows(questions, wrong),
+        questions,
+        tiny_base(),
+        EvalProtocol(answering=answering),  # type: ignore[arg-type]
+        tmp_path / "e",
+    )
+    predictions = list(read_records(tmp_path / "e" / "predictions.jsonl", Prediction))
+    assert {p.question_id for p in predictions if not p.is_correct} == wrong
+    assert report.questions == report.answered == len(questions)
+    assert (tmp_path / "e" / "report.json").exists()
+
+
+@pytest.mark.parametrize("context", ["none", "category", "routed", "oracle"])
+def test_every_context_runs_on_a_real_model(model: HFModel, questions: list[Question], tmp_path: Path, context: str) -> None:
+    protocol = EvalProtocol(context=context)  # type: ignore[arg-type]
+    report = evaluate(model, questions, tiny_base(), protocol, tmp_path / "e")
+    assert report.answered == len(questions)
+    assert bool(report.routing) == (context == "routed")
+    for p in read_records(tmp_path / "e" / "predictions.jsonl", Prediction):
+        assert p.probabilities is not None and sum(p.probabilities) == pytest.approx(1, abs=1e-5)
+
+
+def test_questions_scored_together_equal_questions_scored_alone(
+    model: HFModel, questions: list[Question], tmp_path: Path
+) -> None:
+    evaluate(model, questions, tiny_base(), EvalProtocol(), tmp_path / "e")
+    found = {p.question_id: p.probabilities for p in read_records(tmp_path / "e" / "predictions.jsonl", Prediction)}
+    for question in questions:
+        model.runner.reset()
+        alone = letter_probabilities(model, [answer_prompt(build_prompt(question))], [len(question.options)])[0]
+        assert found[question.id] == pytest.approx(alone, abs=1e-5)
+
+
+def test_a_stopped_evaluation_continues_to_the_same_report(model: HFModel, questions: list[Question], tmp_path: Path) -> None:
+    whole = evaluate(model, questions, tiny_base(), EvalProtocol(), tmp_path / "whole")
+
+    class Stop(Exception):
+        pass
+
+    def stop_after_two(done: int, total: int) -> None:
+        if done == 2:
+            raise Stop
+
+    with pytest.raises(Stop):
+        evaluate(model, questions, tiny_base(), EvalProtocol(), tmp_path / "e", progress=stop_after_two)
+    file = tmp_path / "e" / "predictions.jsonl"
+    file.write_bytes(file.read_bytes()[:-7])  # as a kill in the middle of a line leaves it
+    again = evaluate(model, questions, tiny_base(), EvalProtocol(), tmp_path / "e")
+    # Probabilities may differ in the last place, since the cache is cold after a stop; nothing counted may.
+    assert again.model_dump(exclude={"calibration_error"}) == whole.model_dump(exclude={"calibration_error"})
+    assert again.calibration_error == pytest.approx(whole.calibration_error, abs=1e-3)
+    rows = [list(read_records(tmp_path / name / "predictions.jsonl", Prediction)) for name in ("e", "whole")]
+    assert [p.question_id for p in rows[0]] == [p.question_id for p in rows[1]]
+    for one, two in zip(*rows, strict=True):
+        assert one.answer == two.answer and one.probabilities == pytest.approx(two.probabilities, abs=2e-6)
+
+
+def test_another_protocol_never_mixes(model: HFModel, questions: list[Question], tmp_path: Path) -> None:
+    evaluate(model, questions, tiny_base(), EvalProtocol(), tmp_path / "e")
+    with pytest.raises(RunError, match="protocol"):
+        evaluate(model, questions, tiny_base(), EvalProtocol(shots=0), tmp_path / "e")
+
+
+def test_a_broken_image_is_a_failed_answer_and_the_rest_go_on(
+    questions: list[Question], tmp_path: Path, model: HFModel
+) -> None:
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"nothing")
+    sample = questions[0].sample.model_copy(update={"image": str(broken)})
+    asked = [questions[0].model_copy(update={"sample": sample}), *questions[1:]]
+    report = evaluate(model, asked, tiny_base(), EvalProtocol(), tmp_path / "e")
+    assert report.status_counts["failed"] == 1 and report.questions == len(questions)
+
+
+def test_no_question_and_equal_ids_are_refused(model: ChatModel, questions: list[Question], tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no question"):
+        evaluate(model, [], tiny_base(), EvalProtocol(), tmp_path / "e")
+    with pytest.raises(InputError, match="occur twice"):
+        evaluate(model, questions[:1] * 2, tiny_base(), EvalProtocol(), tmp_path / "e")
+
+
+def test_mining_keeps_the_band_and_counts_both_sides(questions: list[Question], tmp_path: Path) -> None:
+    from math import log
+
+    # p(gold) runs over known values; with n options chance is 1/n.
+    offsets = [-0.3, -0.1001, -0.05, -0.01, 0.02, 0.09, 0.11, 0.2]
+
+    def logprob(prompt: Prompt, option: str) -> float:
+        images = [part.path for part in prompt.parts if part.kind == "image"]
+        q = next(q for q in questions if q.sample.image == images[-1] and f"Question: {q.text}\n" in _text(prompt))
+        n = len(q.options)
+        gold = max(1e-9, 1 / n + offsets[questions.index(q)])
+        p = gold if LETTERS.index(option.strip()) == q.answer else (1 - gold) / (n - 1)
+        return log(p)
+
+    model = ScriptedModel(lambda p: "", logprob)
+    made = mine_boundary(model, questions, tiny_base(), MineSettings(), tmp_path / "mine")
+    kept = list(read_records(tmp_path / "mine" / "boundary.jsonl", BoundaryQuestion))
+    expected = [questions[i].id for i in (3, 4, 2, 5)]
+    assert [row.question.id for row in kept] == expected
+    assert made["sides"] == {"below": 2, "above": 2} and made["in_band"] == 4 and not made["enough"]
+    assert sum(made["histogram"]) == len(questions)
+    only = mine_boundary(model, questions, tiny_base(), MineSettings(wanted=1), tmp_path / "one")
+    assert only["kept"] == 1 and only["enough"]
+
+
+def test_pairs_differ_in_the_knowledge_and_stand_every_check(routable: list[Question], tmp_path: Path) -> None:
+    boundary = [BoundaryQuestion(question=q, probabilities=(0.5,) * 2, margin=0.0) for q in routable]
+    settings = SynthesizeSettings(candidates=3)
+    made = synthesize_pairs(boundary, tiny_base(), BuiltinTeacher(0), settings, tmp_path / "s", seed=1)
+    pairs = list(read_records(tmp_path / "s" / "pairs.jsonl", PreferencePair))
+    rejected = list(read_records(tmp_path / "s" / "rejected.jsonl", Rejected))
+    assert pairs and len(pairs) == made["pairs"] and len(pairs) + len(rejected) == len(routable)
+    for pair in pairs:
+        assert check_pair(pair, tiny_base(), length_ratio=settings.length_ratio) == ""
+        assert pair.right_key == pair.question.sample.right_key != pair.wrong_key
+        assert pair.chosen.entry != pair.rejected.entry
+    again = synthesize_pairs(boundary, tiny_base(), BuiltinTeacher(0), settings, tmp_path / "t", seed=1)
+    assert (tmp_path / "t" / "pairs.jsonl").read_bytes() == (tmp_path / "s" / "pairs.jsonl").read_bytes() and again == made
+
+
+def test_planted_faults_in_a_pair_are_caught(routable: list[Question]) -> None:
+    base = tiny_base()
+    settings = SynthesizeSettings(candidates=3, length_ratio=0.5)
+    pairs = [make_pair(q, base, BuiltinTeacher(0), settings, seed=1) for q in routable]
+    pair = next(p for p in pairs if isinstance(p, PreferencePair) and p.kind == "answer")
+
+    def faulty(**update: object) -> str:
+        return check_pair(pair.model_copy(update=update), base, length_ratio=0.5)
+
+    def changed(trajectory: Trajectory, **update: object) -> Trajectory:
+        return trajectory.model_copy(update=update)
+
+    other = (pair.chosen.answer + 1) % len(pair.question.options)
+    assert faulty() == ""
+    assert "does not parse" in faulty(chosen=changed(pair.chosen, entry="Sc:ratch"))
+    assert "another entry" in faulty(chosen=changed(pair.chosen, entry=pair.rejected.entry))
+    assert "does not follow" in faulty(chosen=changed(pair.chosen, answer=other))
+    assert "kind" in faulty(kind="path")
+    assert "list both" in faulty(question=pair.question.model_copy(update={"candidates": (pair.right_key,)}))
+    assert "length" in faulty(chosen=changed(pair.chosen, reasoning=" ".join(["So."] * 200)))

@@ -1,0 +1,264 @@
+"""The tree row against separate forwards, and what a row holds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from dcr2ad.errors import ImageError, InputError, UnknownNameError
+from dcr2ad.images import load_image
+from dcr2ad.models.vlm import TokenizedPrompt, VisionLanguageModel
+from dcr2ad.parsing import write_response
+from dcr2ad.prompts import build_prompt
+from dcr2ad.training.batches import (
+    ResponseTokens,
+    TrainingRow,
+    check_lengths,
+    completion_logprobs,
+    lay_out,
+    pair_row,
+    rejected_trajectory,
+    sft_row,
+)
+from dcr2ad.types import ImagePart, PreferencePair, Question, Sample
+from tests.tiny import tiny_base, tiny_internvl, tiny_llama, tiny_pairs, tiny_questions, tiny_qwen, tiny_qwen3
+
+BASE = tiny_base()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("rows")
+
+
+@pytest.fixture(scope="module", params=[tiny_qwen, tiny_internvl])
+def vlm(request: pytest.FixtureRequest, folder: Path) -> VisionLanguageModel:
+    return VisionLanguageModel.load(request.param(folder / request.param.__name__), device="cpu")
+
+
+@pytest.fixture(scope="module")
+def pairs(folder: Path) -> list[PreferencePair]:
+    return tiny_pairs(folder / "photos", 4)
+
+
+def separate(vlm: VisionLanguageModel, question: Question, response: Sequence[int]) -> torch.Tensor:
+    """Log-probabilities of one response by the stock processor and the stock forward, nothing of ours but the prompt's text."""
+    prompt = build_prompt(question, entries=[BASE.get(key) for key in question.candidates])
+    content: list[dict[str, Any]] = [
+        {"type": "image", "image": load_image(part.path)}
+        if isinstance(part, ImagePart)
+        else {"type": "text", "text": part.text}
+        for part in prompt.parts
+    ]
+    batch = vlm.processor.apply_chat_template(
+        [{"role": "user", "content": content}],
+        tokenize=True,
+        add_generation_prompt=True,
+        return_dict=True,
+        return_tensors="pt",
+    )
+    length = batch["input_ids"].shape[1]
+    ids = torch.cat([batch["input_ids"], torch.tensor([list(response)])], dim=1)
+    inputs = {name: batch[name] for name in ("pixel_values", "image_grid_thw") if name in batch}
+    if "image_grid_thw" in inputs:
+        inputs["mm_token_type_ids"] = (ids == vlm.image_token_id).int()
+    logits = vlm.model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False, **inputs).logits[0]
+    return _gather(logits, ids[0])[length - 1 :]
+
+
+def _gather(logits: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+    return logits[:-1].log_softmax(-1).gather(-1, ids[1:, None])[:, 0]
+
+
+def gap(ours: Sequence[torch.Tensor], theirs: Sequence[torch.Tensor]) -> float:
+    return max(float((a - b).detach().abs().max()) for a, b in zip(ours, theirs, strict=True))
+
+
+def gradients(model: Any, logprobs: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Gradients of an uneven mix of all token log-probabilities, so that no two tokens can be confused."""
+    generator = torch.Generator().manual_seed(1)
+    model.zero_grad()
+    sum((values * torch.randn(len(values), generator=generator)).sum() for values in logprobs).backward()
+    return {name: value.grad.clone() for name, value in model.named_parameters() if value.grad is not None}
+
+
+def gradient_gap(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> float:
+    """Largest difference, relative to the largest gradient of the same parameter.
+
+    Keys' biases are left to a floor: attention does not depend on them, so that their gradients are rounding errors alone.
+    """
+    assert set(ours) == set(theirs)
+    floor = 1e-4 * max(float(value.abs().max()) for value in theirs.values())
+    return max(float((ours[name] - theirs[name]).abs().max() / theirs[name].abs().max().clamp(min=floor)) for name in theirs)
+
+
+def test_pair_equals_separate_forwards(vlm: VisionLanguageModel, pairs: list[PreferencePair]) -> None:
+    row = pair_row(vlm, pairs[0], BASE)
+    theirs = [separate(vlm, pairs[0].question, response.ids) for response in row.responses]
+    expected = gradients(vlm.model, theirs)
+    assert any("visual" in name or "vision" in name for name in expected)
+    ours = completion_logprobs(vlm, [row])[0]
+    assert gap(ours, theirs) < 1e-5
+    assert gradient_gap(gradients(vlm.model, ours), expected) < 1e-5
+    with torch.no_grad():
+        assert gap(completion_logprobs(vlm, [row], cached=True)[0], theirs) < 1e-5
+
+
+def test_forest_of_pairs_equals_separate_forwards(vlm: VisionLanguageModel, pairs: list[PreferencePair]) -> None:
+    rows = [pair_row(vlm, pair, BASE) for pair in pairs]
+    layout = lay_out(vlm, rows)
+    # pairs 0 and 1 share both photographs, 2 and 3 the reference: four pairs show three images, not eight
+    assert len(layout.images) == len(set(layout.images)) == 3
+    assert len(layout.ids) < 0.45 * sum(2 * row.longest for row in rows)
+    theirs = [
+        separate(vlm, pair.question, response.ids) for pair, row in zip(pairs, rows, strict=True) for response in row.responses
+    ]
+    expected = gradients(vlm.model, theirs)
+    ours = [values for row in completion_logprobs(vlm, rows) for values in row]
+    assert gap(ours, theirs) < 1e-5
+    assert gradient_gap(gradients(vlm.model, ours), expected) < 1e-5
+    with torch.no_grad():
+        cached = [values for row in completion_logprobs(vlm, rows, cached=True) for values in row]
+        assert gap(cached, theirs) < 1e-5
+
+
+def test_one_response_equals_a_separate_forward(vlm: VisionLanguageModel, folder: Path) -> None:
+    question = tiny_questions(folder / "photos", 1)[0]
+    row = sft_row(vlm, question, BASE)
+    assert lay_out(vlm, [row]).mask is None
+    theirs = [separate(vlm, question, row.responses[0].ids)]
+    expected = gradients(vlm.model, theirs)
+    ours = completion_logprobs(vlm, [row])[0]
+    assert gap(ours, theirs) < 1e-5
+    assert gradient_gap(gradients(vlm.model, ours), expected) < 1e-5
+
+
+def test_same_image_in_other_places_is_another_image(
+    vlm: VisionLanguageModel, folder: Path, pairs: list[PreferencePair]
+) -> None:
+    """A row whose query is another row's reference: the images come in the order of their tokens, none merged wrongly."""
+    first, second = pairs[0], pairs[2]
+    swapped = second.question.sample.model_copy(
+        update={"image": second.question.sample.references[0], "references": (first.question.sample.image,)}
+    )
+    other = second.model_copy(update={"question": second.question.model_copy(update={"sample": swapped})})
+    rows = [pair_row(vlm, pair, BASE) for pair in (first, other)]
+    assert len(lay_out(vlm, rows).images) == 4
+    with torch.no_grad():
+        theirs = [
+            separate(vlm, pair.question, response.ids)
+            for pair, row in zip((first, other), rows, strict=True)
+            for response in row.responses
+        ]
+        for cached in (False, True):
+            ours = [values for row in completion_logprobs(vlm, rows, cached=cached) for values in row]
+            assert gap(ours, theirs) < 1e-5
+
+
+def test_gradient_checkpointing_changes_nothing(vlm: VisionLanguageModel, pairs: list[PreferencePair]) -> None:
+    row = pair_row(vlm, pairs[0], BASE)
+    expected = gradients(vlm.model, completion_logprobs(vlm, [row])[0])
+    vlm.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    vlm.model.train()
+    try:
+        again = gradients(vlm.model, completion_logprobs(vlm, [row])[0])
+    finally:
+        vlm.model.gradient_checkpointing_disable()
+        vlm.model.eval()
+    assert gradient_gap(again, expected) < 1e-6
+
+
+@pytest.mark.parametrize("build", [tiny_llama, tiny_qwen3])
+def test_text_models(build: Any) -> None:
+    model = build()
+    vlm = VisionLanguageModel(model, SimpleNamespace(tokenizer=_NoImages(), image_token="<image>"))
+    generator = torch.Generator().manual_seed(0)
+
+    def tokens(count: int) -> tuple[int, ...]:
+        return tuple(torch.randint(8, 400, (count,), generator=generator).tolist())
+
+    prompt, beginning = tokens(300), tokens(5)
+    responses = [tokens(40), beginning + tokens(20), beginning + tokens(31)]
+    row = TrainingRow("t", TokenizedPrompt(prompt, (), ()), tuple(ResponseTokens(ids, (2,) * len(ids)) for ids in responses))
+    theirs = []
+    for response in responses:
+        ids = torch.tensor([prompt + response])
+        theirs.append(_gather(model(input_ids=ids, use_cache=False).logits[0], ids[0])[len(prompt) - 1 :])
+    expected = gradients(model, theirs)
+    ours = completion_logprobs(vlm, [row])[0]
+    assert gap(ours, theirs) < 1e-5
+    assert gradient_gap(gradients(model, ours), expected) < 1e-5
+    assert len(lay_out(vlm, [row]).ids) == 300 + 40 + 5 + 20 + 31
+
+
+class _NoImages:
+    def convert_tokens_to_ids(self, token: str) -> int:
+        return -1
+
+
+def test_segments_cover_the_response(vlm: VisionLanguageModel, pairs: list[PreferencePair]) -> None:
+    row = pair_row(vlm, pairs[0], BASE)
+    for response, trajectory in zip(row.responses, (pairs[0].chosen, pairs[0].rejected), strict=True):
+        assert list(response.ids) == [*vlm.response_ids(write_response(trajectory)), vlm.end_ids[0]]
+        assert list(response.segments) == sorted(response.segments)
+        text = ["", "", ""]
+        for segment in range(3):
+            own = [token for token, number in zip(response.ids, response.segments, strict=True) if number == segment]
+            text[segment] = vlm.tokenizer.decode(own)
+        assert text[0].startswith("<knowledge>") and text[0].endswith("</knowledge>")
+        assert text[1].startswith("<think>") and text[1].endswith("</think>")
+        assert text[2].startswith("<answer>") and text[2].endswith("</answer>" + vlm.tokenizer.eos_token)
+
+
+def test_direct_response_is_an_answer_alone(vlm: VisionLanguageModel, folder: Path) -> None:
+    direct = tiny_questions(folder / "photos", 3)[2]
+    assert direct.candidates == ()
+    row = sft_row(vlm, direct, BASE)
+    assert set(row.responses[0].segments) == {2}
+    assert "Knowledge:" not in vlm.tokenizer.decode(row.prompt.ids)
+
+
+def test_shared_reasoning_differs_in_the_path_only(vlm: VisionLanguageModel, pairs: list[PreferencePair]) -> None:
+    chosen, rejected = pair_row(vlm, pairs[0], BASE, "shared").responses
+    matched = pair_row(vlm, pairs[0], BASE).responses[1]
+
+    def part(response: ResponseTokens, *wanted: int) -> list[int]:
+        return [token for token, number in zip(response.ids, response.segments, strict=True) if number in wanted]
+
+    assert part(rejected, 0) == part(matched, 0) != part(chosen, 0)
+    assert part(rejected, 1, 2) == part(chosen, 1, 2) != part(matched, 1, 2)
+    assert rejected_trajectory(pairs[0], "matched") == pairs[0].rejected
+
+
+def test_long_rows_are_named_before_training(folder: Path, pairs: list[PreferencePair]) -> None:
+    vlm = VisionLanguageModel.load(tiny_qwen(folder / "short", limit=500), device="cpu")
+    rows = [pair_row(vlm, pair, BASE) for pair in pairs]
+    assert min(row.longest for row in rows) < 500 < max(row.longest for row in rows) or rows
+    longest = max(row.longest for row in rows)
+    vlm.model.config.text_config.max_position_embeddings = longest
+    check_lengths(vlm, len(rows), rows.__getitem__)
+    vlm.model.config.text_config.max_position_embeddings = longest - 1
+    too_long = [row.id for row in rows if row.longest == longest]
+    with pytest.raises(InputError, match=rf"{too_long[0]} \({longest} tokens\)") as caught:
+        check_lengths(vlm, len(rows), rows.__getitem__)
+    assert f"{len(too_long)} of {len(rows)} rows exceed the model's {longest - 1} positions" in str(caught.value)
+
+
+def test_what_a_row_refuses(vlm: VisionLanguageModel, folder: Path) -> None:
+    question = tiny_questions(folder / "photos", 1)[0]
+    with pytest.raises(InputError, match="'q0' has no response"):
+        sft_row(vlm, question.model_copy(update={"response": None}), BASE)
+    with pytest.raises(UnknownNameError, match=r"General\.surface\.none"):
+        sft_row(vlm, question.model_copy(update={"candidates": ("General.surface.none",)}), BASE)
+    lost: Sample = question.sample.model_copy(update={"image": str(folder / "lost.png")})
+    with pytest.raises(ImageError, match="no such image"):
+        sft_row(vlm, question.model_copy(update={"sample": lost}), BASE)
+    assert question.response is not None
+    response = question.response.model_copy(update={"reasoning": f"see {vlm.image_token}"})
+    with pytest.raises(InputError, match="image token"):
+        sft_row(vlm, question.model_copy(update={"response": response}), BASE)
