@@ -53,12 +53,15 @@ def run_diagnose(
     for path in (*references, *(images if not image.is_dir() else ())):
         load_image(path)
     base = load_knowledge(knowledge)
-    from dcr2ad.expert import Expert
     from dcr2ad.models.base import open_model
-    from dcr2ad.stages.diagnose import Diagnoser, check_context, diagnose, diagnose_folder
+    from dcr2ad.stages.diagnose import Diagnoser, check_context, check_question, diagnose, diagnose_folder
 
     check_context(context, base)
-    diagnoser = Diagnoser(open_model(model), base, Expert() if expert else None, context)
+    check_question(question, options)
+    opened = open_model(model)
+    from dcr2ad.expert import Expert
+
+    diagnoser = Diagnoser(opened, base, Expert() if expert else None, context)
     if image.is_dir():
         with console.progress("diagnose") as update:
             made, failed = diagnose_folder(

@@ -16,7 +16,7 @@ from dcr2ad.errors import InputError, ModelError, UnknownNameError
 from dcr2ad.images import content_digest, load_image
 from dcr2ad.knowledge.base import KnowledgeBase
 from dcr2ad.models.base import ChatModel, letter_probabilities
-from dcr2ad.parsing import parse_response, write_response
+from dcr2ad.parsing import LETTERS, parse_response, write_response
 from dcr2ad.places import PLACES
 from dcr2ad.prompts import (
     LOCATION_QUESTION,
@@ -96,6 +96,20 @@ def check_context(context: str, knowledge_base: KnowledgeBase) -> None:
         knowledge_base.get(key)
 
 
+def check_question(question: str | None, options: Sequence[str]) -> None:
+    """Refuse options that no question goes with.
+
+    Raises:
+        InputError: options without a question, a single option, more than there are letters, or an empty question.
+    """
+    if question is not None and not question.strip():
+        raise InputError("the question is empty", "Give --question some words")
+    if (options and question is None) or len(options) == 1:
+        raise InputError("options need a question and at least two of them", "Give --question, and --option twice or more")
+    if len(options) > len(LETTERS):
+        raise InputError(f"{len(options)} options are more than there are letters", f"Give {len(LETTERS)} at most")
+
+
 @dataclasses.dataclass(frozen=True)
 class _Case:
     """One photograph under one context."""
@@ -129,8 +143,7 @@ def diagnose(
         InputError: options without a question, or a single option.
         ModelError: the model cannot answer.
     """
-    if (options and question is None) or len(options) == 1:
-        raise InputError("options need a question and at least two of them", "Give --question, and --option twice or more")
+    check_question(question, options)
     notes = _check_images(image, references)
     sample, anomaly_map = _sample(diagnoser, image, references, object_name, notes)
     case = _case(diagnoser, sample)
