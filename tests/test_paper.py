@@ -1,9 +1,13 @@
-"""The transcribed tables of the paper: every printed average is recomputed, and the rows that do not agree are named."""
+"""The paper's tables recompute, but for the rows named here; and the index from paper to code names only what is real."""
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
+from dcr2ad.config import Recipe, Settings
 from dcr2ad.report.paper_tables import PaperRow, paper_tables
 from dcr2ad.types import Subtask
 
@@ -89,3 +93,27 @@ def test_unknown_rows_are_refused() -> None:
         TABLES.table(1).row("DCR²-AD-7B", "72B")
     with pytest.raises(KeyError, match="Table 9"):
         TABLES.table(9)
+
+
+INDEX = Path(__file__).parents[1] / "docs" / "paper.md"
+NAMED = sorted(set(re.findall(r"`([^`]+)`", INDEX.read_text(encoding="utf-8"))))
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_the_index_names_only_what_is_real(name: str) -> None:
+    """Each word in code type is a file of the project, a test in one, or a key of the recipe."""
+    if "/" in name:
+        path, _, test = name.partition("::")
+        file = INDEX.parents[1] / path
+        assert file.is_file(), f"no such file: {path}"
+        assert not test or f"def {test}(" in file.read_text(encoding="utf-8"), f"no such test: {name}"
+        return
+    stage, _, key = name.partition(".")
+    settings = getattr(Recipe(name="x"), stage, None)
+    assert isinstance(settings, Settings) and key in type(settings).model_fields, f"no such key: {name}"
+
+
+def test_every_row_of_the_index_is_whole() -> None:
+    rows = [line for line in INDEX.read_text(encoding="utf-8").splitlines() if line.startswith("| ")]
+    assert len(rows) > 20
+    assert all(line.count("|") == 6 for line in rows)

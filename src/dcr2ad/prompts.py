@@ -14,6 +14,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from dcr2ad.errors import RecordError
+from dcr2ad.knowledge.agnostic import name_object
 from dcr2ad.parsing import ANSWER_OPENING, KNOWLEDGE_OPENING, LETTERS
 from dcr2ad.places import PLACES
 from dcr2ad.types import ExpertFindings, ImagePart, KnowledgeEntry, Part, Prompt, Question, Sample, Subtask, TextPart
@@ -184,7 +185,7 @@ def _prompt(
 def _knowledge_text(entries: Sequence[KnowledgeEntry], name: str, wording: Wording) -> str:
     if not entries:
         return ""
-    lines = [wording.entry.format(title=e.title, text=e.text.replace("[object]", name)) for e in entries]
+    lines = [wording.entry.format(title=e.title, text=name_object(e.text, name)) for e in entries]
     return wording.knowledge + "".join(lines)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -86,11 +86,11 @@ BENCHMARK_WORDING = QuestionWording(
         ("Can a defect be seen on the {object}?", "Yes", "No"),
         ("Compared with a normal {object}, is anything wrong here?", "Yes", "No"),
     ),
-    classification=("The {object} has a defect. What type is it?", "Name the defect on the {object}."),
+    classification=("A defect is present. What type is it?", "Name the defect."),
     localization=("The {object} has a defect. Where does it lie?", "Name the place of the defect on the {object}."),
-    description=("The {object} has a defect. How would you describe it?", "What is the appearance of the defect?"),
-    effect=("The {object} has a defect. What may follow from it?", "What is the likely consequence of the defect?"),
-    cause=("The {object} has a defect. What has probably led to it?", "What is the likely origin of the defect?"),
+    description=("A defect is present. How would you describe it?", "What is the appearance of the defect?"),
+    effect=("A defect is present. What may follow from it?", "What is the likely consequence of the defect?"),
+    cause=("A defect is present. What has probably led to it?", "What is the likely origin of the defect?"),
     object_classification=("What kind of product is this?", "Name the product in the picture."),
     object_analysis=("What is characteristic of this product in good order?", "By what can its normal state be told?"),
 )
@@ -175,24 +175,45 @@ class _Draft:
     side: str = ""
 
 
-class LetterBalance:
-    """Puts right options where they have been least often: over a data set each letter is right equally often.
+class OptionBalance:
+    """Keeps letters and option texts from telling which option is right, over a whole data set.
 
-    Kept apart for each sub-task, number of options and side (defective or good), so that "Yes" is A as often as B. Its state
-    follows from the questions made so far: a resumed run feeds those to `count`.
+    Right options are put where they have been least often, apart for each sub-task, number of options and side (defective or
+    good), so that "Yes" is A as often as B; and a text is offered as a wrong option about as often, for each time it is right,
+    as any other. The state follows from the questions made: a resumed run feeds those to `count`.
     """
 
     def __init__(self) -> None:
-        self._used: Counter[tuple[Subtask, int, bool, int]] = Counter()
-
-    def place(self, subtask: Subtask, n_options: int, is_anomalous: bool, rng: random.Random) -> int:
-        """Index for the right option."""
-        used = [self._used[subtask, n_options, is_anomalous, index] for index in range(n_options)]
-        return rng.choice([index for index, count in enumerate(used) if count == min(used)])
+        self._placed: Counter[tuple[Subtask, int, bool, int]] = Counter()
+        self._right: Counter[tuple[Subtask, str]] = Counter()
+        self._wrong: Counter[tuple[Subtask, str]] = Counter()
 
     def count(self, question: Question) -> None:
         """Take note of a question made."""
-        self._used[question.subtask, len(question.options), question.sample.is_anomalous, question.answer] += 1
+        subtask, options = question.subtask, question.options
+        self._placed[subtask, len(options), question.sample.is_anomalous, question.answer] += 1
+        self._right[subtask, options[question.answer]] += 1
+        self._wrong.update((subtask, text) for index, text in enumerate(options) if index != question.answer)
+
+    def place(self, subtask: Subtask, n_options: int, is_anomalous: bool, rng: random.Random) -> int:
+        """Index for the right option."""
+        used = [self._placed[subtask, n_options, is_anomalous, index] for index in range(n_options)]
+        return rng.choice([index for index, count in enumerate(used) if count == min(used)])
+
+    def order(
+        self, subtask: Subtask, offers: Iterable[tuple[str, str]], favoured: Collection[str], rng: random.Random
+    ) -> list[tuple[str, str]]:
+        """Candidates for wrong options, ``(text, key)``, in an order drawn by lot: those most lacking so far come first.
+
+        `favoured` are texts that make the question hard, whose chance is raised.
+        """
+
+        def lot(text: str) -> float:
+            lacking = (self._right[subtask, text] + 0.3) / (self._wrong[subtask, text] + 1)
+            weight = (3 * lacking) ** 2 * (2 if text in favoured else 1)
+            return float(rng.random() ** (1 / weight))
+
+        return sorted(offers, key=lambda offer: -lot(offer[0]))
 
 
 class QuestionMaker:
@@ -217,12 +238,12 @@ class QuestionMaker:
         self._base = knowledge_base
         self._seed = seed
         self._wording = wording
-        self.balance = LetterBalance()
-        self._keys: dict[str, Counter[str]] = {}
+        self.balance = OptionBalance()
+        self._keys: dict[str, set[str]] = {}
         for sample in samples:
-            keys = self._keys.setdefault(sample.object, Counter())
-            if sample.right_key is not None:
-                keys[sample.right_key] += 1
+            self._keys.setdefault(sample.object, set()).update([sample.right_key] if sample.right_key else [])
+        self._data_keys = set().union(*self._keys.values())
+        self._all_keys = [entry.key for entry in knowledge_base]
 
     def make(self, sample: Sample) -> tuple[list[Question], list[Rejected]]:
         """All questions of one sample, and those that could not stand.
@@ -279,14 +300,13 @@ class QuestionMaker:
             return "the mask is empty" if has_mask else "no mask to check a place against"
         if geometry.shares[geometry.cell] < MAIN_SHARE:
             return "the defect spreads over several places"
-        wrong = [cell for cell in range(9) if cell != geometry.cell and geometry.shares[cell] <= CLEAR_SHARE]
-        if len(wrong) < 8 or rng.random() < 0.8:
-            near = [cell for cell in wrong if cell in neighbours(geometry.cell)]
-            chosen = rng.sample(near, min(len(near), rng.choice((1, 2))))
-            rest = [cell for cell in wrong if cell not in chosen]
-            wrong = chosen + rng.sample(rest, 3 - len(chosen))
-        options = [(PLACES[cell], "") for cell in wrong]
-        return _Draft(rng.choice(self._wording.localization), (PLACES[geometry.cell], ""), options, "mask")
+        clear = [cell for cell in range(9) if cell != geometry.cell and geometry.shares[cell] <= CLEAR_SHARE]
+        near = {PLACES[cell] for cell in clear if cell in neighbours(geometry.cell)}
+        wrong = self.balance.order(Subtask.LOCALIZATION, [(PLACES[cell], "") for cell in clear], near, rng)
+        if len(clear) < 8 or rng.random() < 0.8:
+            first = next((offer for offer in wrong if offer[0] in near), wrong[0])
+            wrong = [first, *(offer for offer in wrong if offer != first)][:3]
+        return _Draft(rng.choice(self._wording.localization), (PLACES[geometry.cell], ""), wrong, "mask")
 
     def _shape_description(self, geometry: Geometry, rng: random.Random) -> _Draft | None:
         """Size, shape and place against the mask: two looks by two places, so that no option is the odd one out."""
@@ -295,7 +315,8 @@ class QuestionMaker:
         if shape == "longish" or not far or geometry.shares[geometry.cell] < MAIN_SHARE:
             return None
         size = size_word(geometry.extent)
-        other = f"{'large' if size in {'tiny', 'small'} else 'tiny'}, {'compact' if shape == 'line-like' else 'line-like'}"
+        other_size = rng.choice([word for word in ("tiny", "small", "medium", "large") if word != size])
+        other = f"{other_size}, {'compact' if shape == 'line-like' else 'line-like'}"
         looks, cells = (f"{size}, {shape}", other), (geometry.cell, rng.choice(far))
         options = [(_capital(f"{look} mark {at_place(cell)}"), "") for look in looks for cell in cells]
         return _Draft(rng.choice(self._wording.description), options[0], options[1:], "mask")
@@ -309,54 +330,64 @@ class QuestionMaker:
             "effect": self._wording.effect,
             "cause": self._wording.cause,
         }
-        return self._choice(rng.choice(templates[kind]), kind, sample, entry, self._rivals(sample, entry, rng))
+        near = {other.key for other, _ in self._base.look_alikes(entry.key)} | set(self._keys.get(sample.object, ()))
+        tiers = (self._data_keys, near, [e.key for e in self._base.category(sample.object, sample.dataset)], self._all_keys)
+        rivals = [[other for other in self._entries(keys) if self._is_rival(other, entry, sample)] for keys in tiers]
+        return self._choice(subtask, rng.choice(templates[kind]), kind, sample, entry, rivals, near, rng)
 
     def _object_analysis(self, sample: Sample, entry: KnowledgeEntry, rng: random.Random) -> _Draft | str:
         """The normal entry of this object against those of domains that do not fit it."""
         fitting = {*domains(sample.object), VAGUE_DOMAIN, "surface", "structural", "contamination", entry.category}
-        rivals = [other for other in self._base if other.is_normal and other.category not in fitting]
-        rivals = rng.sample(rivals, len(rivals))
-        return self._choice(rng.choice(self._wording.object_analysis), "cues", sample, entry, rivals)
+        rivals = [
+            [other for other in self._entries(keys) if other.is_normal and other.category not in fitting]
+            for keys in (self._data_keys, self._all_keys)
+        ]
+        text = rng.choice(self._wording.object_analysis)
+        return self._choice(Subtask.OBJECT_ANALYSIS, text, "cues", sample, entry, rivals, (), rng)
 
     def _object_classification(self, sample: Sample, rng: random.Random) -> _Draft:
-        own, common = (rng.sample(names, len(names)) for names in (sorted(self._keys), COMMON_OBJECTS))
-        names = [name for name in (*own, *common) if not _alike(name, sample.object, 0)]
-        wrong = [(_capital(name), "") for name in names[:3]]
+        names = (sorted(self._keys), rng.sample(COMMON_OBJECTS, len(COMMON_OBJECTS)))
+        own, common = ([(_capital(name), "") for name in tier if not _alike(name, sample.object, 0)] for tier in names)
+        wrong = [*self.balance.order(Subtask.OBJECT_CLASSIFICATION, own, (), rng), *common][:3]
         return _Draft(rng.choice(self._wording.object_classification), (_capital(sample.object), ""), wrong, "label")
 
     def _choice(
-        self, text: str, kind: str, sample: Sample, entry: KnowledgeEntry, rivals: Iterable[KnowledgeEntry]
+        self,
+        subtask: Subtask,
+        text: str,
+        kind: str,
+        sample: Sample,
+        entry: KnowledgeEntry,
+        rivals: Sequence[Sequence[KnowledgeEntry]],
+        near: Collection[str],
+        rng: random.Random,
     ) -> _Draft | str:
-        """One statement of the right entry and three of others that do not say much the same."""
+        """One statement of the right entry and three of others, from the first tier on, that do not say much the same."""
         right = _statement(entry, kind, sample.object)
         if not right:
             return f"the knowledge entry has no {kind}"
         wrong: list[tuple[str, str]] = []
-        for rival in rivals:
-            statement = _statement(rival, kind, sample.object)
-            if statement and not any(_alike(statement, other, 0.3) for other in (right, *(text for text, _ in wrong))):
-                wrong.append((statement, rival.key))
-            if len(wrong) == 3:
-                return _Draft(text, (right, entry.key), wrong, "entry")
+        for tier in rivals:
+            offers = [(_statement(rival, kind, sample.object), rival.key) for rival in tier]
+            favoured = {statement for statement, key in offers if key in near}
+            for statement, key in self.balance.order(subtask, offers, favoured, rng):
+                if statement and not any(_alike(statement, other, 0.3) for other in (right, *(text for text, _ in wrong))):
+                    wrong.append((statement, key))
+                if len(wrong) == 3:
+                    return _Draft(text, (right, entry.key), wrong, "entry")
         return "fewer than three wrong options that are plainly wrong"
 
-    def _rivals(self, sample: Sample, entry: KnowledgeEntry, rng: random.Random) -> Iterator[KnowledgeEntry]:
-        """Entries for wrong options, best first: siblings and look-alikes, other kinds of the data, then the rest.
+    def _is_rival(self, other: KnowledgeEntry, entry: KnowledgeEntry, sample: Sample) -> bool:
+        """Whether an entry can be a wrong option beside the right one: a kind of defect that could not be called right as well.
 
-        Those that could be called right as well are left out; kinds the data itself tells apart on this object never are.
+        Kinds that the data itself tells apart on this object always can.
         """
-        siblings = [self._base.get(key) for key in sorted(self._keys.get(sample.object, ()))]
-        apart = {sibling.key for sibling in siblings}
-        near = siblings + [other for other, _ in self._base.look_alikes(entry.key)]
-        others = [self._base.get(key) for keys in self._keys.values() for key in sorted(keys)]
-        seen = {entry.key}
-        for tier in (near, others, self._base.category(sample.object, sample.dataset), self._base.entries):
-            for other in rng.sample(tier, len(tier)):
-                if other.key in seen or other.is_normal or other.category == VAGUE_DOMAIN:
-                    continue
-                seen.add(other.key)
-                if other.key in apart or not _same_kind(entry, other):
-                    yield other
+        if other.key == entry.key or other.is_normal or other.category == VAGUE_DOMAIN:
+            return False
+        return other.key in self._keys.get(sample.object, ()) or not _same_kind(entry, other)
+
+    def _entries(self, keys: Iterable[str]) -> list[KnowledgeEntry]:
+        return [self._base.get(key) for key in sorted(keys)]
 
     def _finish(self, draft: _Draft, subtask: Subtask, sample: Sample, rng: random.Random) -> Question | str:
         """Shuffle the options, put the right one in its place, and make sure that just one is right."""

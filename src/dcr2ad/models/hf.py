@@ -56,6 +56,12 @@ class HFModel:
             apply_adapter(vlm, adapter)
         return cls(vlm, name=spec, digest=digest)
 
+    @classmethod
+    def open_base(cls, spec: str) -> HFModel:
+        """Open what a trained folder's own adapter goes onto, to train that adapter on; any other model as `open` does."""
+        note = read_note(Path(spec))
+        return cls.open(note["base"] if note and note["kind"] == "adapter" else spec)
+
     @cached_property
     def info(self) -> ModelInfo:
         """What the model is."""

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from dcr2ad.artifacts import RecordWriter, StageFolder, read_records
 from dcr2ad.errors import InputError, ModelError, UnknownNameError
 from dcr2ad.images import content_digest, load_image
+from dcr2ad.knowledge.agnostic import name_object
 from dcr2ad.knowledge.base import KnowledgeBase
 from dcr2ad.models.base import ChatModel, letter_probabilities
 from dcr2ad.parsing import LETTERS, parse_response, write_response
@@ -166,7 +167,7 @@ def diagnose(
         location=_location(diagnoser, case) if anomalous else None,
         defect_type=defect.title if defect else None,
         description=_describe(sample, shown, anomalous),
-        effect=(shown.effect if shown else "") if anomalous else "",
+        effect=name_object(shown.effect, object_name) if shown and anomalous else "",
         expert=sample.expert,
         expert_map=anomaly_map,
         question=question,
@@ -397,7 +398,7 @@ def _describe(sample: Sample, entry: KnowledgeEntry | None, anomalous: bool) -> 
     elif not anomalous and found is not None:
         parts.append(f"{describe_findings(found)} (visual expert)")
     if entry is not None and entry.cues:
-        cues = "; ".join(cue.replace("[object]", sample.object) for cue in entry.cues)
+        cues = "; ".join(name_object(cue, sample.object) for cue in entry.cues)
         parts.append(f"Typical of {entry.title.lower()}: {cues} (knowledge base).")
     return " ".join(parts)
 

@@ -160,6 +160,9 @@ def _choose(
     samples = balanced_subset(with_knowledge(reading, knowledge_base), max_images, seed)
     if not samples:
         raise InputError(f"{data} holds no usable image", "Every image was skipped; see that the files exist")
+    if max_images is None:
+        # Data sets come in order of object and defect; wrong options are balanced as the run goes on, and need them mixed.
+        random.Random(f"{seed}/order").shuffle(samples)
     return samples, reading.skipped
 
 

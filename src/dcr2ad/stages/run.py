@@ -14,7 +14,7 @@ from typing import Any
 
 from dcr2ad.artifacts import read_records, write_text
 from dcr2ad.config import Recipe
-from dcr2ad.errors import Dcr2adError, InputError
+from dcr2ad.errors import InputError
 from dcr2ad.expert import Expert
 from dcr2ad.knowledge.base import KnowledgeBase
 from dcr2ad.models.hf import HFModel
@@ -154,7 +154,7 @@ def _train(recipe: Recipe, out: Path, knowledge: KnowledgeBase, bar: ProgressBar
     pairs = list(read_records(out / "synthesize" / "pairs.jsonl", PreferencePair))
     if not pairs:
         raise InputError("no preference pair could be made", f"See {out / 'synthesize' / 'rejected.jsonl'}")
-    with _opened(recipe.model) as model, bar("krdpo") as update:
+    with _opened(str(out / "sft/model"), base=True) as model, bar("krdpo") as update:
         tuned = train_krdpo(
             model.vlm,
             pairs,
@@ -173,12 +173,9 @@ def _losses(summary: dict[str, Any]) -> str:
 
 
 @contextmanager
-def _opened(spec: str) -> Iterator[HFModel]:
-    """A model for the length of one stage; its memory is given back at the end."""
-    try:
-        model = HFModel.open(spec)
-    except Dcr2adError:
-        raise
+def _opened(spec: str, *, base: bool = False) -> Iterator[HFModel]:
+    """A model (or the base of its adapter) for the length of one stage; its memory is given back at the end."""
+    model = HFModel.open_base(spec) if base else HFModel.open(spec)
     try:
         yield model
     finally:

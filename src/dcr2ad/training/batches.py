@@ -189,7 +189,7 @@ def completion_logprobs(
             tower or the projector is trained.
 
     Returns:
-        for each row and response a float32 tensor of shape ``(L,)``, nats.
+        for each row and response a tensor of shape ``(L,)``, nats; float32, or float64 for a float64 model.
     """
     layout = lay_out(vlm, rows)
     device = vlm.device
@@ -205,7 +205,8 @@ def completion_logprobs(
         use_cache=False,
         **_image_inputs(vlm, layout.images, cached),
     )
-    logits = output.logits[0].float()
+    logits = output.logits[0]
+    logits = logits if logits.dtype == torch.float64 else logits.float()
     totals = logits.logsumexp(-1)
     return [
         [logits[nodes.to(device), tokens.to(device)] - totals[nodes.to(device)] for nodes, tokens in row]

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from dcr2ad.artifacts import StageFolder
 from dcr2ad.config import TrainSettings
 from dcr2ad.images import content_digest
@@ -60,8 +62,7 @@ def run_stage(vlm: VisionLanguageModel, task: Task, work: StageWork, progress: P
     from accelerate import Accelerator
     from accelerate.utils import broadcast_object_list
 
-    cpu = vlm.device.type == "cpu"
-    accelerator = Accelerator(cpu=cpu, mixed_precision="no" if cpu else "bf16")
+    accelerator = Accelerator(cpu=vlm.device.type == "cpu", mixed_precision="no")
     folder = StageFolder(
         work.out,
         stage=work.stage,
@@ -109,6 +110,7 @@ def _train(
         work.settings,
         work.out,
         accelerator=accelerator,
+        autocast=dtype == torch.bfloat16,
         seed=work.seed,
         progress=progress if progress is not None and accelerator.is_main_process else _silent,
     )

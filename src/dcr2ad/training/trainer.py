@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -76,16 +77,19 @@ class Session:
         model: what is called in place of `vlm.model`: the same behind accelerate's wrappers.
         accelerator: accelerate's `Accelerator`.
         cached: whether images enter as cached features: nothing that sees images is trained.
+        autocast: whether products are computed in bfloat16: the frozen weights' type, while trained ones are float32.
     """
 
     vlm: VisionLanguageModel
     model: Any
     accelerator: Any
     cached: bool
+    autocast: bool
 
     def logprobs(self, rows: Sequence[TrainingRow]) -> list[list[torch.Tensor]]:
         """Log-probabilities of every response token; see `completion_logprobs`."""
-        return completion_logprobs(self.vlm, rows, model=self.model, cached=self.cached)
+        with torch.autocast(self.vlm.device.type, torch.bfloat16, enabled=self.autocast):
+            return completion_logprobs(self.vlm, rows, model=self.model, cached=self.cached)
 
 
 @dataclass(frozen=True)
@@ -166,7 +170,15 @@ class Tally:
 
 
 def train(
-    vlm: VisionLanguageModel, task: Task, settings: TrainSettings, out: Path, *, accelerator: Any, seed: int, progress: Progress
+    vlm: VisionLanguageModel,
+    task: Task,
+    settings: TrainSettings,
+    out: Path,
+    *,
+    accelerator: Any,
+    autocast: bool,
+    seed: int,
+    progress: Progress,
 ) -> dict[str, Any]:
     """Train to the end, from the newest checkpoint on where there is one.
 
@@ -176,6 +188,7 @@ def train(
         settings: optimiser, schedule and steps.
         out: the stage's folder.
         accelerator: accelerate's `Accelerator`.
+        autocast: whether products are computed in bfloat16.
         seed: seed of row order and dropout.
         progress: is told each step.
 
@@ -186,8 +199,10 @@ def train(
         ModelError: the loss or the gradient stopped being a number.
     """
     if settings.gradient_checkpointing:
-        vlm.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    run = _Run(vlm, task, settings, accelerator, seed)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # its new name is unknown to the older releases we support
+            vlm.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    run = _Run(vlm, task, settings, seed, accelerator, autocast)
     run.session.model.eval()
     task.begin(run.session)
     run.session.model.train()
@@ -206,7 +221,7 @@ def train(
     if log is not None:
         log.close()
     accelerator.wait_for_everyone()
-    vlm.model = accelerator.unwrap_model(run.session.model, keep_fp32_wrapper=False).eval()
+    vlm.model = accelerator.unwrap_model(run.session.model).eval()
     vlm.forget_features()
     return summarize(out, rows=len(task))
 
@@ -234,7 +249,9 @@ def summarize(out: Path, *, rows: int) -> dict[str, Any]:
 class _Run:
     """One session of a run: model, optimiser and schedule, and how a step is made."""
 
-    def __init__(self, vlm: VisionLanguageModel, task: Task, settings: TrainSettings, accelerator: Any, seed: int) -> None:
+    def __init__(
+        self, vlm: VisionLanguageModel, task: Task, settings: TrainSettings, seed: int, accelerator: Any, autocast: bool
+    ) -> None:
         self.task = task
         self.settings = settings
         self.plan = Plan(len(task), settings, accelerator.num_processes, seed)
@@ -242,7 +259,7 @@ class _Run:
         self._adamw = _adamw(self.trained, settings)
         cached = not trains_images(vlm.model)
         model, self.optimizer = accelerator.prepare(vlm.model, self._adamw)
-        self.session = Session(vlm, model, accelerator, cached)
+        self.session = Session(vlm, model, accelerator, cached, autocast)
 
     def resume(self, found: Checkpoint | None) -> int:
         """Bring weights, optimiser and schedule to a checkpoint; returns the steps made."""

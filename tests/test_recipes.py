@@ -1,0 +1,63 @@
+"""Every recipe loads; the paper's recipes hold the paper's values, and say of each line where it comes from."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from dcr2ad.config import load_recipe
+from dcr2ad.errors import RecordError
+
+FOLDER = Path(__file__).parents[1] / "recipes"
+RECIPES = sorted(FOLDER.glob("*.toml"))
+PAPER = [FOLDER / "dcr2ad-7b.toml", FOLDER / "dcr2ad-72b.toml"]
+
+
+def test_the_recipes_are_there() -> None:
+    assert {path.stem for path in RECIPES} >= {"nano", "dcr2ad-7b", "dcr2ad-72b"}
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_every_recipe_loads_under_its_own_name(path: Path) -> None:
+    recipe = load_recipe(path)
+    assert recipe.name == path.stem
+    protocols = recipe.evaluate.protocols
+    assert protocols and len(set(map(repr, protocols))) == len(protocols), "a protocol twice"
+
+
+@pytest.mark.parametrize("path", PAPER, ids=lambda path: path.stem)
+def test_what_both_sizes_share(path: Path) -> None:
+    recipe = load_recipe(path)
+    assert recipe.sft.learning_rate == 1e-5, "Section 4.3"
+    assert recipe.sft.warmup_ratio == recipe.krdpo.warmup_ratio == 0.05, "Section 4.3"
+    assert recipe.sft.epochs == 1 and recipe.sft.batch_size == recipe.krdpo.batch_size == 1, "Section 4.3"
+    assert recipe.mine.threshold == 0.1 and recipe.mine.wanted == 1000, "Appendix B.2"
+    assert recipe.krdpo.reasoning == "matched" and recipe.krdpo.sft_weight == 0, "Equation (5)"
+    assert recipe.krdpo.path_weight == recipe.krdpo.reasoning_weight == 1, "Equation (5)"
+    assert not recipe.instruct.expert and not any(p.expert for p in recipe.evaluate.protocols), "the paper has no expert"
+    measured = [(p.shots, p.context) for p in recipe.evaluate.protocols]
+    assert measured == [(1, "none"), (1, "category"), (0, "none"), (1, "routed")], "Tables 1, 2 and 3, and Figure 2(c)"
+
+
+@pytest.mark.parametrize(("size", "method", "krdpo_rate"), [("7b", "full", 1e-6), ("72b", "lora", 2e-5)], ids=["7b", "72b"])
+def test_what_the_sizes_differ_in(size: str, method: str, krdpo_rate: float) -> None:
+    recipe = load_recipe(FOLDER / f"dcr2ad-{size}.toml")
+    assert recipe.model == f"hf:Qwen/Qwen2.5-VL-{size.upper()}-Instruct", "Sections 4.4 and 4.5"
+    assert recipe.sft.method == recipe.krdpo.method == method, "Section 4.3"
+    assert recipe.krdpo.learning_rate == krdpo_rate, "Section 4.3"
+
+
+@pytest.mark.parametrize("path", PAPER, ids=lambda path: path.stem)
+def test_every_value_names_its_source(path: Path) -> None:
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        if re.match(r"\w+ = ", line) and not line.startswith("name = "):
+            assert re.search(r"#.*(Section|Appendix|Equation|Table|not in the paper)", line), f"{path.name}:{number}: {line}"
+
+
+def test_a_wrong_key_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text("[sft]\nlearning_rat = 1e-5\n")
+    with pytest.raises(RecordError, match=r"sft\.learning_rat"):
+        load_recipe(path)

@@ -1,0 +1,530 @@
+"""Training: against TRL, overfitting, kills, resumption, adapters, several processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from dcr2ad.config import KrdpoSettings, SftSettings, TrainSettings
+from dcr2ad.errors import InputError, ModelError, RunError
+from dcr2ad.images import content_digest
+from dcr2ad.models.vlm import VisionLanguageModel
+from dcr2ad.training.batches import completion_logprobs, pair_row
+from dcr2ad.training.checkpoints import Checkpoint, Checkpoints, StepLog, read_log
+from dcr2ad.training.krdpo import train_krdpo
+from dcr2ad.training.losses import krdpo_loss, segment_sums
+from dcr2ad.training.sft import train_sft
+from dcr2ad.training.trainer import Plan
+from dcr2ad.training.weights import load_trainable, merge_for_inference, read_trained
+from tests.tiny import tiny_base, tiny_internvl, tiny_pairs, tiny_questions, tiny_qwen
+
+BASE = tiny_base()
+LORA = {"method": "lora", "lora_rank": 4, "lora_alpha": 8}
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("training")
+
+
+@pytest.fixture(scope="module")
+def qwen(folder: Path) -> Path:
+    return tiny_qwen(folder / "qwen")
+
+
+@pytest.fixture(scope="module")
+def internvl(folder: Path) -> Path:
+    return tiny_internvl(folder / "internvl")
+
+
+def load(path: Path) -> VisionLanguageModel:
+    return VisionLanguageModel.load(path, device="cpu")
+
+
+def sft(model: Path, out: Path, photos: Path, n: int = 8, progress: Any = None, seed: int = 0, **more: Any) -> dict[str, Any]:
+    settings = SftSettings(**{"learning_rate": 1e-3, "gradient_accumulation": 2, "save_steps": 3, **more})
+    questions = tiny_questions(photos, n)
+    return train_sft(load(model), questions, BASE, settings, out, base_spec=str(model), seed=seed, progress=progress)
+
+
+def krdpo(
+    model: Path, out: Path, photos: Path, n: int = 8, progress: Any = None, start: Path | None = None, **more: Any
+) -> dict[str, Any]:
+    settings = KrdpoSettings(**{"learning_rate": 1e-3, "gradient_accumulation": 2, "save_steps": 3, **more})
+    pairs = tiny_pairs(photos, n)
+    return train_krdpo(load(model), pairs, BASE, settings, out, base_spec=str(start or model), seed=0, progress=progress)
+
+
+def weights(out: Path) -> dict[str, torch.Tensor]:
+    return load_file(next((out / "model").glob("*.safetensors")))
+
+
+def assert_same_weights(one: Path, two: Path, tolerance: float = 0.0) -> None:
+    first, second = weights(one), weights(two)
+    assert set(first) == set(second)
+    for name in first:
+        if tolerance == 0.0:
+            assert torch.equal(first[name], second[name]), name
+        else:
+            assert torch.allclose(first[name], second[name], rtol=0, atol=tolerance), name
+
+
+def assert_same_log(one: Path, two: Path) -> None:
+    first, second = ([{**line, "seconds": 0} for line in read_log(out)] for out in (one, two))
+    assert [line["step"] for line in first] == list(range(1, len(first) + 1))
+    assert first == second
+
+
+# --- the plan of steps ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3])
+def test_every_row_once_an_epoch(processes: int) -> None:
+    plan = Plan(17, TrainSettings(batch_size=2, gradient_accumulation=2, epochs=2), processes, seed=5)
+    an_epoch = -(-17 // (4 * processes))
+    assert plan.total == 2 * an_epoch
+    for epoch in range(2):
+        seen = [row for step in range(an_epoch) for row in plan.step_rows(epoch * an_epoch + step)]
+        assert sorted(seen) == list(range(17))
+    assert plan.step_rows(0) != plan.step_rows(an_epoch)
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3])
+def test_shares_weigh_one_and_match_in_number(processes: int) -> None:
+    plan = Plan(17, TrainSettings(batch_size=2, gradient_accumulation=2), processes, seed=5)
+    for step in range(plan.total):
+        shares = [plan.shares(step, process) for process in range(processes)]
+        assert len({len(share) for share in shares}) == 1
+        rows = [(row, weight) for share in shares for forward in share for row, weight in forward]
+        assert sorted(row for row, weight in rows if weight) == sorted(plan.step_rows(step))
+        assert sum(weight for _, weight in rows) == pytest.approx(1.0)
+
+
+def test_max_steps() -> None:
+    assert Plan(100, TrainSettings(max_steps=3), 1, seed=0).total == 3
+    assert Plan(8, TrainSettings(max_steps=30), 1, seed=0).total == 1
+
+
+# --- learning ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["qwen", "internvl"])
+def test_sft_overfits_sixteen_rows(name: str, request: pytest.FixtureRequest, tmp_path: Path, folder: Path) -> None:
+    told: list[tuple[int, int]] = []
+    model = request.getfixturevalue(name)
+    more = {"learning_rate": 3e-3, "epochs": 10, "gradient_accumulation": 1, "batch_size": 4, "save_steps": 100}
+    summary = sft(model, tmp_path, folder / "photos", 16, lambda done, total: told.append((done, total)), **more)
+    assert summary["last_loss"] < 0.25 * summary["first_loss"]
+    assert (summary["steps"], summary["rows"], summary["dropped"]) == (40, 16, {})
+    assert told == [(step, 40) for step in range(41)]
+    line = read_log(tmp_path)[-1]
+    assert set(line) == {
+        *("step", "loss", "learning_rate", "grad_norm", "tokens", "seconds"),
+        *("loss_path", "loss_reasoning", "loss_answer"),
+    }
+    assert not list(tmp_path.glob("checkpoint-*"))
+
+
+def test_eight_pairs_until_every_path_margin_is_positive(qwen: Path, tmp_path: Path, folder: Path) -> None:
+    # A large beta would be content once the reasoning differs; a small one goes on until the paths do.
+    more = {"learning_rate": 1e-3, "epochs": 12, "gradient_accumulation": 1, "batch_size": 4, "beta": 0.1}
+    summary = krdpo(qwen, tmp_path, folder / "photos", **more)
+    first, last = read_log(tmp_path)[0], read_log(tmp_path)[-1]
+    assert first["loss"] == pytest.approx(0.6931, abs=1e-4)
+    assert summary["last_loss"] < 0.05
+    assert last["accuracy"] == last["accuracy_path"] == 1.0
+    assert last["margin"] == pytest.approx(last["reward_chosen"] - last["reward_rejected"])
+    parts = ("path", "reasoning", "answer")
+    assert last["margin"] == pytest.approx(sum(last[f"margin_{part}"] for part in parts), abs=1e-5)
+
+    # The log's word is not taken: margins again, from the model as written against the model as it was.
+    before, after = load(qwen), load(tmp_path / "model")
+    with torch.no_grad():
+        for pair in tiny_pairs(folder / "photos", 8):
+            row = pair_row(after, pair, BASE)
+            paths = []
+            for model in (before, after):
+                sums = [
+                    segment_sums(values, torch.tensor(response.segments))
+                    for values, response in zip(completion_logprobs(model, [row])[0], row.responses, strict=True)
+                ]
+                paths.append(float(sums[0][0] - sums[1][0]))
+            assert paths[1] - paths[0] > 0, pair.id
+
+
+def test_accumulation_is_a_larger_batch(qwen: Path, tmp_path: Path, folder: Path) -> None:
+    """Losses and gradients agree; weights are not compared, AdamW makes whole steps of gradients that are rounding errors."""
+    krdpo(qwen, tmp_path / "a", folder / "photos", gradient_accumulation=4, batch_size=1)
+    krdpo(qwen, tmp_path / "b", folder / "photos", gradient_accumulation=1, batch_size=4)
+    for one, two in zip(read_log(tmp_path / "a"), read_log(tmp_path / "b"), strict=True):
+        for name in ("loss", "grad_norm", "margin", "tokens"):
+            assert one[name] == pytest.approx(two[name], rel=1e-4, abs=1e-5), name
+
+
+def test_gradient_checkpointing_trains_the_same(internvl: Path, tmp_path: Path, folder: Path) -> None:
+    for name, on in (("a", False), ("b", True)):
+        sft(internvl, tmp_path / name, folder / "photos", 4, gradient_checkpointing=on)
+    assert_same_weights(tmp_path / "a", tmp_path / "b", 1e-6)
+
+
+# --- what is trained and what is written ------------------------------------------------------------------------------------
+
+
+def _changed(before: Path, after: dict[str, torch.Tensor]) -> set[str]:
+    old = load_file(before / "model.safetensors")
+    assert set(old) == set(after)
+    return {name for name in old if not torch.equal(old[name], after[name])}
+
+
+@pytest.mark.parametrize("name", ["qwen", "internvl"])
+def test_vision_stays_frozen(name: str, request: pytest.FixtureRequest, tmp_path: Path, folder: Path) -> None:
+    model = request.getfixturevalue(name)
+
+    def kinds(out: Path) -> set[str]:
+        def kind(key: str) -> str:
+            if "merger" in key or "projector" in key:
+                return "projector"
+            return "vision" if "visual" in key or "vision" in key else "language"
+
+        return {kind(key) for key in _changed(model, weights(out))}
+
+    sft(model, tmp_path / "a", folder / "photos", 2)
+    assert kinds(tmp_path / "a") == {"projector", "language"}
+    sft(model, tmp_path / "b", folder / "photos", 2, train_projector=False)
+    assert kinds(tmp_path / "b") == {"language"}
+    sft(model, tmp_path / "c", folder / "photos", 2, freeze_vision=False)
+    assert kinds(tmp_path / "c") == {"projector", "language", "vision"}
+
+
+def test_whole_model_is_a_model_folder(internvl: Path, tmp_path: Path, folder: Path) -> None:
+    sft(internvl, tmp_path, folder / "photos", 4)
+    about = read_trained(tmp_path / "model")
+    assert (about.kind, about.stage, about.base) == ("full", "sft", str(internvl))
+    questions = tiny_questions(folder / "photos", 4)
+    assert set(about.train_images) == {content_digest(question.sample.image) for question in questions}
+    assert about.recipe["gradient_accumulation"] == 2
+    load(tmp_path / "model")
+
+
+@pytest.mark.parametrize("name", ["qwen", "internvl"])
+def test_one_adapter_through_both_stages(name: str, request: pytest.FixtureRequest, tmp_path: Path, folder: Path) -> None:
+    model = request.getfixturevalue(name)
+    sft(model, tmp_path / "sft", folder / "photos", 4, **LORA)
+    adapter = tmp_path / "sft" / "model"
+    krdpo(model, tmp_path / "krdpo", folder / "photos", 6, start=adapter, beta=0.5, **LORA)
+    about = read_trained(tmp_path / "krdpo" / "model")
+    assert (about.kind, about.base, about.stage) == ("adapter", str(model), "krdpo")
+    assert set(read_trained(adapter).train_images) < set(about.train_images)
+
+    # pi_ref is the SFT model, and not the base: the kept scores are the merged SFT adapter's.
+    merged = load(model)
+    merged.model = merge_for_inference(merged.model, adapter)
+    row = pair_row(merged, tiny_pairs(folder / "photos", 1)[0], BASE)
+    with torch.no_grad():
+        sums = segment_sums(completion_logprobs(merged, [row])[0][0], torch.tensor(row.responses[0].segments))
+        plain = segment_sums(completion_logprobs(load(model), [row])[0][0], torch.tensor(row.responses[0].segments))
+    kept = json.loads((tmp_path / "krdpo" / "reference.jsonl").read_text().splitlines()[0])
+    assert kept["chosen"] == pytest.approx(sums.tolist(), abs=1e-4)
+    assert kept["chosen"] != pytest.approx(plain.tolist(), abs=1e-2)
+
+    # Merged for inference, the result says what the trained model says.
+    result, trained = load(model), load(model)
+    result.model = merge_for_inference(result.model, tmp_path / "krdpo" / "model")
+    load_trainable(trained, KrdpoSettings(**LORA), tmp_path / "krdpo" / "model")
+    with torch.no_grad():
+        one, two = (completion_logprobs(vlm, [row])[0] for vlm in (result, trained))
+    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(one, two, strict=True))
+
+
+def test_adapter_on_another_base_is_refused(qwen: Path, tmp_path: Path, folder: Path) -> None:
+    sft(qwen, tmp_path / "sft", folder / "photos", 2, **LORA)
+    adapter = tmp_path / "sft" / "model"
+    other = tiny_qwen(tmp_path / "other", seed=1)
+    with pytest.raises(InputError, match="not the one that the adapter"):
+        krdpo(other, tmp_path / "krdpo", folder / "photos", 2, start=adapter, **LORA)
+    with pytest.raises(InputError, match="trained with r 4, now 16"):
+        krdpo(qwen, tmp_path / "krdpo", folder / "photos", 2, start=adapter, **{**LORA, "lora_rank": 16})
+    with pytest.raises(ModelError, match="does not fit"):
+        merge_for_inference(load(tiny_qwen(tmp_path / "deeper", layers=3)).model, adapter)
+    with pytest.raises(ModelError, match=r"no dcr2ad\.json"):
+        read_trained(other)
+
+
+def test_rows_without_response_are_counted(qwen: Path, tmp_path: Path, folder: Path) -> None:
+    questions = tiny_questions(folder / "photos", 4)
+    questions[1] = questions[1].model_copy(update={"response": None})
+    done = train_sft(load(qwen), questions, BASE, SftSettings(), tmp_path / "a", base_spec="x", seed=0)
+    assert (done["rows"], done["dropped"]) == (3, {"no response": 1})
+    with pytest.raises(InputError, match="none of 1 questions has a response"):
+        train_sft(load(qwen), questions[1:2], BASE, SftSettings(), tmp_path / "b", base_spec="x", seed=0)
+
+
+def test_pairs_without_difference_are_counted(qwen: Path, tmp_path: Path, folder: Path) -> None:
+    pairs = tiny_pairs(folder / "photos", 3)
+    pairs[0] = pairs[0].model_copy(update={"rejected": pairs[0].chosen})
+    done = train_krdpo(load(qwen), pairs, BASE, KrdpoSettings(), tmp_path, base_spec="x", seed=0)
+    assert (done["rows"], done["dropped"]) == (2, {"chosen and rejected are equal": 1})
+
+
+def test_loss_that_is_no_number_stops_the_run(qwen: Path, tmp_path: Path, folder: Path) -> None:
+    with pytest.raises(ModelError, match=r"at step \d+ the loss is"):
+        sft(qwen, tmp_path, folder / "photos", 8, learning_rate=1e30, warmup_ratio=0.0)
+    assert not (tmp_path / "model").exists()
+
+
+# --- stopping and going on --------------------------------------------------------------------------------------------------
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+from tests.test_training import krdpo, sft
+from dcr2ad.training import checkpoints
+
+stage, model, out, photos, at = sys.argv[1:6]
+if at == "checkpoint":
+    save, written = torch.save, []
+    def torn(state, path):
+        save(state, path)
+        written.append(path)
+        if len(written) == 2:
+            os.truncate(path, 100)
+            os.kill(os.getpid(), signal.SIGKILL)
+    torch.save = torn
+def progress(done, total):
+    if at.isdigit() and done == int(at):
+        os.kill(os.getpid(), signal.SIGKILL)
+extra = {"method": "lora", "lora_rank": 4, "lora_alpha": 8} if stage == "krdpo" else {}
+{"sft": sft, "krdpo": krdpo}[stage](Path(model), Path(out), Path(photos), progress=progress, epochs=3, **extra)
+"""
+
+
+def killed(stage: str, model: Path, out: Path, photos: Path, at: str) -> None:
+    """Run a stage in a process of its own that is killed with SIGKILL on the way."""
+    command = [sys.executable, "-c", KILLED, stage, str(model), str(out), str(photos), at]
+    root = Path(__file__).parent.parent
+    done = subprocess.run(command, cwd=root, env={**os.environ, "PYTHONPATH": str(root)}, capture_output=True, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr.decode()[-2000:]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("stage", "run", "extra"), [("sft", sft, {}), ("krdpo", krdpo, LORA)])
+def test_killed_run_ends_bitwise_as_the_unbroken_one(
+    stage: str, run: Callable[..., Any], extra: dict[str, Any], qwen: Path, tmp_path: Path, folder: Path
+) -> None:
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    summary = run(qwen, whole, folder / "photos", epochs=3, **extra)
+    assert summary["steps"] == 12
+    killed(stage, qwen, broken, folder / "photos", "5")  # between two checkpoints: steps 4 and 5 are lost
+    assert [line["step"] for line in read_log(broken)] == [1, 2, 3, 4, 5]
+    assert [path.name for path in broken.glob("checkpoint-*")] == ["checkpoint-00000003"]
+    killed(stage, qwen, broken, folder / "photos", "checkpoint")  # while the second checkpoint of its own, step 9, is written
+    assert [path.name for path in broken.glob("checkpoint-*")] == ["checkpoint-00000006"]
+    with (broken / "log.jsonl").open("a") as log:
+        log.write('{"step": 10, "lo')  # a torn line, as a power cut leaves it
+    told: list[int] = []
+    again = run(qwen, broken, folder / "photos", epochs=3, progress=lambda done, total: told.append(done), **extra)
+    assert told == [6, 7, 8, 9, 10, 11, 12]
+    assert_same_weights(whole, broken)
+    assert_same_log(whole, broken)
+    assert {**again, "seconds": 0} == {**summary, "seconds": 0}
+    assert read_trained(whole / "model").digest == read_trained(broken / "model").digest
+
+
+class Stop(Exception):
+    pass
+
+
+def stop_at(step: int) -> Callable[[int, int], None]:
+    def progress(done: int, total: int) -> None:
+        if done == step:
+            raise Stop
+
+    return progress
+
+
+def test_adapter_resumes_as_unbroken(internvl: Path, tmp_path: Path, folder: Path) -> None:
+    """Under LoRA with a frozen projector: cached features, an SFT adapter that is trained on, weighted segments."""
+    photos = folder / "photos"
+    more = {**LORA, "train_projector": False}
+    sft(internvl, tmp_path / "sft", photos, 4, **more)
+    more |= {"start": tmp_path / "sft" / "model", "epochs": 2, "sft_weight": 0.1, "path_weight": 2.0, "reasoning": "shared"}
+    krdpo(internvl, tmp_path / "whole", photos, **more)
+    with pytest.raises(Stop):
+        krdpo(internvl, tmp_path / "broken", photos, progress=stop_at(4), **more)
+    krdpo(internvl, tmp_path / "broken", photos, **more)
+    assert_same_weights(tmp_path / "whole", tmp_path / "broken")
+    assert_same_log(tmp_path / "whole", tmp_path / "broken")
+
+
+def test_finished_work_is_not_done_again(qwen: Path, tmp_path: Path, folder: Path) -> None:
+    first = sft(qwen, tmp_path, folder / "photos", 2)
+    written = (tmp_path / "model" / "model.safetensors").stat().st_mtime_ns
+    again = sft(qwen, tmp_path, folder / "photos", 2, progress=stop_at(0))
+    assert first == again
+    assert (tmp_path / "model" / "model.safetensors").stat().st_mtime_ns == written
+    with pytest.raises(RunError, match="learning_rate"):
+        sft(qwen, tmp_path, folder / "photos", 2, learning_rate=1e-4)
+    with pytest.raises(RunError, match="seed"):
+        sft(qwen, tmp_path, folder / "photos", 2, seed=1)
+    with pytest.raises(RunError, match="base"):
+        sft(tiny_qwen(tmp_path / "other", seed=1), tmp_path, folder / "photos", 2)
+    with pytest.raises(RunError, match="questions"):
+        sft(qwen, tmp_path, folder / "photos", 3)
+
+
+def test_reference_is_kept_continued_and_checked(qwen: Path, tmp_path: Path, folder: Path) -> None:
+    with pytest.raises(Stop):
+        krdpo(qwen, tmp_path, folder / "photos", progress=stop_at(0))
+    file = tmp_path / "reference.jsonl"
+    lines = file.read_text().splitlines(keepends=True)
+    assert len(lines) == 8
+    file.write_text("".join(lines[:5]) + lines[5][:40])  # killed while it was written
+    with pytest.raises(Stop):
+        krdpo(qwen, tmp_path, folder / "photos", progress=stop_at(0))
+    assert file.read_text().splitlines(keepends=True) == lines
+    other = json.loads(lines[2])
+    file.write_text("".join(lines[:2]) + json.dumps({**other, "model": "another"}) + "\n")
+    with pytest.raises(RunError, match="another model or other pairs"):
+        krdpo(qwen, tmp_path, folder / "photos")
+
+
+def test_checkpoint_files(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    assert checkpoints.load(torch.device("cpu")) is None
+    for step in (3, 6):
+        checkpoints.save(Checkpoint(step, {"w": torch.tensor([float(step)])}, {"state": {}, "param_groups": []}))
+    (tmp_path / ".checkpoint.tmp").mkdir()  # left by a kill
+    found = checkpoints.load(torch.device("cpu"))
+    assert found is not None and found.step == 6 and found.weights["w"].item() == 6.0
+    (tmp_path / "checkpoint-00000006" / "weights.safetensors").write_bytes(b"damaged")
+    with pytest.raises(RunError, match="cannot be read"):
+        checkpoints.load(torch.device("cpu"))
+    checkpoints.clear()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_log_is_cut_back(tmp_path: Path) -> None:
+    log = StepLog(tmp_path, 0)
+    for step in (1, 2, 3):
+        log.write({"step": step, "loss": 1.0})
+    log.close()
+    again = StepLog(tmp_path, 2)
+    again.write({"step": 3, "loss": 2.0})
+    again.close()
+    assert [(line["step"], line["loss"]) for line in read_log(tmp_path)] == [(1, 1.0), (2, 1.0), (3, 2.0)]
+
+
+# --- against others ---------------------------------------------------------------------------------------------------------
+
+
+def test_loss_and_gradients_equal_trl(qwen: Path, tmp_path: Path, folder: Path) -> None:
+    """TRL's DPOTrainer on the same tokens: two rows a pair, its own reference model, its own forward and loss."""
+    trl = pytest.importorskip("trl")
+    datasets = pytest.importorskip("datasets")
+    vlm, reference = load(qwen), load(qwen)
+    with torch.no_grad():
+        generator = torch.Generator().manual_seed(7)
+        for value in vlm.model.parameters():
+            value += 0.3 * value.std(unbiased=False) * torch.randn(value.shape, generator=generator)
+    pairs = tiny_pairs(folder / "photos", 3)
+    rows = [pair_row(vlm, pair, BASE) for pair in pairs]
+
+    both = [(row, response) for which in (0, 1) for row in rows for response in [row.responses[which]]]
+    length = max(row.longest for row in rows)
+    batch = {
+        name: torch.zeros(len(both), length, dtype=torch.long) for name in ("input_ids", "attention_mask", "completion_mask")
+    }
+    for i, (row, response) in enumerate(both):
+        ids = [*row.prompt.ids, *response.ids]
+        batch["input_ids"][i, : len(ids)] = torch.tensor(ids)
+        batch["attention_mask"][i, : len(ids)] = 1
+        batch["completion_mask"][i, len(row.prompt.ids) : len(ids)] = 1
+    batch["mm_token_type_ids"] = (batch["input_ids"] == vlm.image_token_id).int()
+    pixels = [vlm.pixel_inputs(path) for row, _ in both for path in row.prompt.images]
+    for name in ("pixel_values", "image_grid_thw"):
+        batch[name] = torch.cat([image[name] for image in pixels])
+
+    arguments = trl.DPOConfig(
+        output_dir=str(tmp_path),
+        beta=0.3,
+        max_length=None,
+        use_cpu=True,
+        bf16=False,
+        report_to=[],
+        gradient_checkpointing=False,
+    )
+    message = [{"role": "user", "content": "q"}]
+    picture = datasets.Dataset.from_dict(
+        {
+            "prompt": [message],
+            "chosen": [[{"role": "assistant", "content": "a"}]],
+            "rejected": [[{"role": "assistant", "content": "b"}]],
+        }
+    )
+    trainer = trl.DPOTrainer(
+        model=vlm.model, ref_model=reference.model, args=arguments, train_dataset=picture, processing_class=vlm.processor
+    )
+    vlm.model.zero_grad()
+    theirs = trainer.compute_loss(vlm.model, dict(batch))
+    theirs.backward()
+    expected = {name: value.grad.clone() for name, value in vlm.model.named_parameters() if value.grad is not None}
+
+    def sums(model: VisionLanguageModel, which: int) -> torch.Tensor:
+        found = completion_logprobs(model, rows, cached=False)
+        parts = [
+            segment_sums(values[which], torch.tensor(row.responses[which].segments))
+            for row, values in zip(rows, found, strict=True)
+        ]
+        return torch.stack(parts)
+
+    with torch.no_grad():
+        kept = sums(reference, 0), sums(reference, 1)
+    vlm.model.zero_grad()
+    ours = krdpo_loss(sums(vlm, 0), sums(vlm, 1), *kept, beta=0.3).losses.mean()
+    ours.backward()
+    ours = ours.detach()
+    assert abs(float(ours) - 0.6931) > 0.05  # the models differ, so that the loss says something
+    assert float(ours) == pytest.approx(float(theirs), abs=1e-4)
+    largest = max(float(value.abs().max()) for value in expected.values())
+    for name, value in vlm.model.named_parameters():
+        if name in expected:
+            assert value.grad is not None
+            assert float((value.grad - expected[name]).abs().max()) < 1e-4 * largest, name
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one(qwen: Path, tmp_path: Path, folder: Path) -> None:
+    """torchrun with two processes against one with the same global batch; the last step has rows for one process only."""
+    code = (
+        "import sys, torch; from pathlib import Path; torch.set_num_threads(1)\n"
+        "from tests.test_training import krdpo\n"
+        "krdpo(*map(Path, sys.argv[1:4]), n=5, gradient_accumulation=2)\n"
+    )
+    script = tmp_path / "two.py"
+    script.write_text(code)
+    root = Path(__file__).parent.parent
+    krdpo(qwen, tmp_path / "one", folder / "photos", 5, gradient_accumulation=4)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
+    command += [str(qwen), str(tmp_path / "two"), str(folder / "photos")]
+    environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr.decode()[-3000:]
+    assert_same_weights(tmp_path / "one", tmp_path / "two", 1e-5)
+    assert read_log(tmp_path / "two")[-1]["loss"] == pytest.approx(read_log(tmp_path / "one")[-1]["loss"], abs=1e-5)
