@@ -1,0 +1,95 @@
+"""What a model is shown, and in which order."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dcr2ad.errors import RecordError
+from dcr2ad.prompts import (
+    answer_prompt,
+    build_prompt,
+    describe_findings,
+    detection_question,
+    knowledge_prompt,
+    load_wording,
+    open_prompt,
+)
+from dcr2ad.types import ExpertFindings, ImagePart, KnowledgeEntry, Prompt, Sample
+
+FINDINGS = ExpertFindings(
+    score=3.25,
+    raw=0.3,
+    threshold=2.0,
+    cell=2,
+    cells=(0.1, 1.5, 3.25, 0.2, 0.2, 0.2, 0.2, 0.2, 0.2),
+    extent=0.01,
+    elongation=4.0,
+    tone="darker",
+    box=(0.7, 0.0, 0.9, 0.2),
+)
+SAMPLE = Sample(
+    id="s",
+    image="query.png",
+    references=("one.png", "two.png"),
+    dataset="d",
+    object="magnetic tile",
+    is_anomalous=True,
+    defect="crack",
+    expert=FINDINGS,
+)
+ENTRY = KnowledgeEntry(key="General.x.crack", title="Crack", text="A dark line runs across an [object].")
+
+
+def text(prompt: Prompt) -> str:
+    return "".join(f"<{p.path}>" if isinstance(p, ImagePart) else p.text for p in prompt.parts)
+
+
+def test_shared_text_first_then_images_findings_knowledge_question() -> None:
+    shown = text(build_prompt(detection_question("q", SAMPLE), entries=[ENTRY]))
+    order = ["You inspect", "<one.png>", "<query.png>", "Visual expert", "Crack: A dark line", "Question:", "A. Yes", "B. No"]
+    places = [shown.index(part) for part in order]
+    assert places == sorted(places)
+    assert "<two.png>" not in shown and "A dark line runs across a magnetic tile." in shown
+
+
+def test_shots_expert_and_knowledge_can_be_left_out() -> None:
+    bare = text(build_prompt(detection_question("q", SAMPLE), expert=False, shots=0))
+    assert "png" in bare and "one.png" not in bare and "expert" not in bare.split("You inspect")[1].split("<query")[1]
+    assert "Knowledge:" not in bare
+    both = text(build_prompt(detection_question("q", SAMPLE), shots=2))
+    assert both.index("<one.png>") < both.index("<two.png>") < both.index("<query.png>") and "2 normal" in both
+
+
+def test_questions_about_one_image_share_all_but_their_own_words() -> None:
+    one = text(build_prompt(detection_question("q", SAMPLE)))
+    two = text(build_prompt(detection_question("q", SAMPLE).model_copy(update={"text": "Where is it?"})))
+    shared = next(i for i, (a, b) in enumerate(zip(one, two, strict=False)) if a != b)
+    assert one[:shared].endswith("Question: ")
+
+
+def test_findings_say_only_what_the_numbers_carry() -> None:
+    assert describe_findings(FINDINGS) == (
+        "score 3.2, above the limit 2.0. Hottest top right, then top centre. Hot spot small, line-like, darker than normal."
+    )
+    quiet = FINDINGS.model_copy(update={"score": 1.0, "box": None})
+    assert describe_findings(quiet) == "score 1.0, below the limit 2.0. Hottest top right, then top centre."
+
+
+def test_openings() -> None:
+    prompt = build_prompt(detection_question("q", SAMPLE))
+    assert answer_prompt(prompt).opening == "<answer>"
+    written = "<knowledge>Crack: x</knowledge><think>y</think><answer>A</answer>"
+    assert answer_prompt(prompt, written).opening == "<knowledge>Crack: x</knowledge><think>y</think><answer>"
+    assert knowledge_prompt(prompt).opening == "<knowledge>"
+    assert text(open_prompt(SAMPLE, "What happened?")).endswith("Question: What happened?")
+
+
+def test_other_wording_comes_from_a_file(tmp_path: Path) -> None:
+    (tmp_path / "w.toml").write_text('instruction = "Look."\nquery = "\\nNow:"\n')
+    shown = text(build_prompt(detection_question("q", SAMPLE), wording=load_wording(tmp_path / "w.toml")))
+    assert shown.startswith("Look.\nNormal magnetic tile:") and "\nNow:<query.png>" in shown
+    (tmp_path / "bad.toml").write_text('instuction = "Look."\n')
+    with pytest.raises(RecordError, match="instuction"):
+        load_wording(tmp_path / "bad.toml")
