@@ -161,6 +161,18 @@ def knowledge_check(file: Annotated[Path, typer.Argument(help="entries.jsonl")])
 
 
 @app.command()
+def draw(
+    out: Out = Path("runs/drawn"),
+    count: Annotated[int, typer.Option("-n", help="Pictures of each part and defect.")] = 10,
+    seed: Seed = 0,
+) -> None:
+    """Draw labelled parts with exact masks: data without a download (MVTec layout)."""
+    from dcr2ad.commands import run_draw
+
+    run_draw(out, count=count, seed=seed)
+
+
+@app.command()
 def instruct(
     data: Annotated[Path, typer.Argument(help="Folder of labelled photographs.")],
     out: Out = Path("runs/instruct"),
@@ -177,7 +189,7 @@ def instruct(
 
 @app.command()
 def sft(
-    questions: Annotated[Path, typer.Argument(help="questions.jsonl of the instruct stage.")],
+    questions: Annotated[list[Path], typer.Argument(help="questions.jsonl of the instruct stage; several are joined.")],
     out: Out = Path("runs/sft"),
     model: Model = "nano:base",
     recipe: RecipeFile = None,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from dcr2ad.config import Recipe, load_recipe
 from dcr2ad.errors import InputError, UnknownNameError
 from dcr2ad.images import list_images
 from dcr2ad.knowledge.base import KnowledgeBase
-from dcr2ad.types import BoundaryQuestion, Diagnosis, EvalProtocol, EvalReport, PreferencePair, Question, Subtask
+from dcr2ad.types import BoundaryQuestion, Diagnosis, EvalProtocol, EvalReport, PreferencePair, Question
 
 
 def load_knowledge(path: Path | None) -> KnowledgeBase:
@@ -110,6 +110,14 @@ def run_instruct(data: Path, out: Path, *, recipe: Path | None, knowledge: Path 
     _print_counts("instruct", made.model_dump(), out / "questions.jsonl")
 
 
+def run_draw(out: Path, *, count: int, seed: int) -> None:
+    """Verb `draw`."""
+    from dcr2ad.datasets.drawn import write_drawn
+
+    written = write_drawn(out, count, seed)
+    console.err.print(f"{written} pictures with masks in {out}", markup=False)
+
+
 def run_bench(
     data: Path, out: Path, *, split: str, max_images: int | None, knowledge: Path | None, seed: int, fresh: bool
 ) -> None:
@@ -132,9 +140,11 @@ def run_bench(
     _print_counts("benchmark", made.model_dump(), out / "questions.jsonl")
 
 
-def run_sft(questions: Path, out: Path, *, model: str, recipe: Path | None, knowledge: Path | None, seed: int) -> None:
+def run_sft(
+    questions: Sequence[Path], out: Path, *, model: str, recipe: Path | None, knowledge: Path | None, seed: int
+) -> None:
     """Verb `sft`."""
-    rows = list(read_records(questions, Question))
+    rows = [row for file in questions for row in read_records(file, Question)]
     settings, base = _recipe(recipe).sft, load_knowledge(knowledge)
     from dcr2ad.models.hf import HFModel
     from dcr2ad.training.sft import train_sft
@@ -209,7 +219,7 @@ def run_evaluate(
     opened, base = open_model(model), load_knowledge(knowledge)
     with console.progress("evaluate") as update:
         report = evaluate(opened, rows, base, asked, out, fresh=fresh, progress=update)
-    print_reports([(model, report)])
+    print_reports({model: report})
     console.err.print(f"predictions in {out / 'predictions.jsonl'}", markup=False)
 
 
@@ -223,7 +233,7 @@ def run_all(recipe: Path, data: Path, out: Path | None, *, datasets: Sequence[st
 
     folder = out or Path("runs") / loaded.name
     reports = run_recipe(loaded, data, folder, bar=console.progress, say=_say, datasets=datasets)
-    print_reports(reports)
+    print_reports(dict(reports))
     page = folder / "report.html"
     write_text(page, render_run(folder))
     console.err.print(f"page: {page}", markup=False)
@@ -263,19 +273,25 @@ def run_doctor() -> None:
     console.out.print(console.table("dcr2ad doctor", ("what", "found"), rows))
 
 
-def print_reports(reports: Sequence[tuple[str, EvalReport]]) -> None:
-    """A table of evaluations: sub-tasks, average with its interval, Overkill, Miss, F1 and routing."""
-    present = [s for s in Subtask if any(s.value in report.subtasks for _, report in reports)]
-    columns = ("", *(s.value for s in present), "Average", "Overkill", "Miss", "F1", "Top-1", "answered")
-    rows = []
-    for tag, report in reports:
-        cells = [f"{report.subtasks[s.value].value:.1f}" if s.value in report.subtasks else "" for s in present]
-        mean = report.average
-        cells.append(f"{mean.value:.1f} [{mean.low:.1f}, {mean.high:.1f}]" if mean else "")
-        cells += [f"{report.detection[k]:.1f}" if k in report.detection else "" for k in ("Overkill", "Miss", "F1")]
-        cells.append(f"{report.routing['top1']:.1f}" if report.routing else "")
-        rows.append((tag, *cells, f"{report.answered}/{report.questions}"))
-    console.out.print(console.table("accuracy in %, average with 95 % interval clustered by image", columns, rows))
+def print_reports(reports: Mapping[str, EvalReport]) -> None:
+    """A table of evaluations for each protocol: sub-tasks, average with its interval, Overkill, Miss, F1 and routing."""
+    from dcr2ad.report.tables import SHORT, protocol_label, result_rows
+
+    rows = result_rows(reports)
+    heads = ("Model", *SHORT.values(), "Average", "95 % interval", "Overkill", "Miss", "F1", "Top-1", "answered")
+    for label in dict.fromkeys(protocol_label(row.protocol) for row in rows):
+        shown = []
+        for row in rows:
+            if protocol_label(row.protocol) == label:
+                span = "" if row.low is None else f"{row.low:.1f} to {row.high:.1f}"
+                rates = (row.overkill, row.miss, row.f1, row.routing_top1)
+                answered = f"{row.answered}/{row.questions}"
+                shown.append((row.stage, *map(_figure, row.values), _figure(row.average), span, *map(_figure, rates), answered))
+        console.out.print(console.table(f"accuracy in %, {label}", heads, shown))
+
+
+def _figure(value: float | None) -> str:
+    return "" if value is None else f"{value:.1f}"
 
 
 def _recipe(path: Path | None) -> Recipe:

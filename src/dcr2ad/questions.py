@@ -210,7 +210,7 @@ class OptionBalance:
 
         def lot(text: str) -> float:
             lacking = (self._right[subtask, text] + 0.3) / (self._wrong[subtask, text] + 1)
-            weight = (3 * lacking) ** 2 * (2 if text in favoured else 1)
+            weight = (3 * lacking) ** 3 * (2 if text in favoured else 1)
             return float(rng.random() ** (1 / weight))
 
         return sorted(offers, key=lambda offer: -lot(offer[0]))
@@ -243,7 +243,7 @@ class QuestionMaker:
         for sample in samples:
             self._keys.setdefault(sample.object, set()).update([sample.right_key] if sample.right_key else [])
         self._data_keys = set().union(*self._keys.values())
-        self._all_keys = [entry.key for entry in knowledge_base]
+        self._words = {entry.key: _kind_words(entry) for entry in knowledge_base}
 
     def make(self, sample: Sample) -> tuple[list[Question], list[Rejected]]:
         """All questions of one sample, and those that could not stand.
@@ -331,17 +331,19 @@ class QuestionMaker:
             "cause": self._wording.cause,
         }
         near = {other.key for other, _ in self._base.look_alikes(entry.key)} | set(self._keys.get(sample.object, ()))
-        tiers = (self._data_keys, near, [e.key for e in self._base.category(sample.object, sample.dataset)], self._all_keys)
-        rivals = [[other for other in self._entries(keys) if self._is_rival(other, entry, sample)] for keys in tiers]
+        rivals = (
+            [other for other in self._entries(keys) if self._is_rival(other, entry, sample)]
+            for keys in (self._data_keys, near, self._words)
+        )
         return self._choice(subtask, rng.choice(templates[kind]), kind, sample, entry, rivals, near, rng)
 
     def _object_analysis(self, sample: Sample, entry: KnowledgeEntry, rng: random.Random) -> _Draft | str:
         """The normal entry of this object against those of domains that do not fit it."""
         fitting = {*domains(sample.object), VAGUE_DOMAIN, "surface", "structural", "contamination", entry.category}
-        rivals = [
+        rivals = (
             [other for other in self._entries(keys) if other.is_normal and other.category not in fitting]
-            for keys in (self._data_keys, self._all_keys)
-        ]
+            for keys in (self._data_keys, self._words)
+        )
         text = rng.choice(self._wording.object_analysis)
         return self._choice(Subtask.OBJECT_ANALYSIS, text, "cues", sample, entry, rivals, (), rng)
 
@@ -358,7 +360,7 @@ class QuestionMaker:
         kind: str,
         sample: Sample,
         entry: KnowledgeEntry,
-        rivals: Sequence[Sequence[KnowledgeEntry]],
+        rivals: Iterable[Sequence[KnowledgeEntry]],
         near: Collection[str],
         rng: random.Random,
     ) -> _Draft | str:
@@ -380,11 +382,14 @@ class QuestionMaker:
     def _is_rival(self, other: KnowledgeEntry, entry: KnowledgeEntry, sample: Sample) -> bool:
         """Whether an entry can be a wrong option beside the right one: a kind of defect that could not be called right as well.
 
-        Kinds that the data itself tells apart on this object always can.
+        A word that one's title or aliases share with the other's says that it could, but never of kinds that the data itself
+        tells apart on this object.
         """
         if other.key == entry.key or other.is_normal or other.category == VAGUE_DOMAIN:
             return False
-        return other.key in self._keys.get(sample.object, ()) or not _same_kind(entry, other)
+        if other.key in self._keys.get(sample.object, ()):
+            return True
+        return not any(a in b or b in a for a in self._words[entry.key] for b in self._words[other.key])
 
     def _entries(self, keys: Iterable[str]) -> list[KnowledgeEntry]:
         return [self._base.get(key) for key in sorted(keys)]
@@ -454,13 +459,8 @@ _GENERIC = frozenset(
 )
 
 
-def _same_kind(one: KnowledgeEntry, other: KnowledgeEntry) -> bool:
-    """Whether two entries could both be called right: a word of title or aliases is part of one of the other's."""
-    return any(a in b or b in a for a in _kind_words(one) for b in _kind_words(other))
-
-
-@lru_cache(maxsize=4096)
 def _kind_words(entry: KnowledgeEntry) -> frozenset[str]:
+    """Stems of the words an entry's kind of defect goes by: of its title and of its aliases."""
     names = " ".join((entry.title, *(alias.rpartition("/")[2].replace("_", " ") for alias in entry.aliases)))
     return frozenset(word for word in tokens(names) if len(word) > 2) - _GENERIC
 

@@ -25,6 +25,9 @@ REASONING_WORDS = (20, 45)
 """Fewest and most words of a reasoning (not in the paper)."""
 
 
+_FITS, _SO = ("fits", "matches", "suits"), ("So", "Thus", "Hence")
+
+
 class Teacher(Protocol):
     """Who writes responses: the built-in teacher, or a model behind an endpoint."""
 
@@ -88,18 +91,16 @@ class BuiltinTeacher:
         findings = question.sample.expert
         geometry = sample_geometry(question.sample)
         scene = _scene(question, entry, findings, geometry)
-        rng = random.Random(f"{self._seed}/{question.id}")
         # Cues have a seed of their own: their number differs between entries, the choice of words must not.
         cue = _fitting_cue(entry, scene, random.Random(f"{self._seed}/{question.id}/cue")) if entry else ""
+        rng = random.Random(f"{self._seed}/{question.id}")
         why = _why(scene, cue, rng) if entry else ""
-        sentences = (
-            _report(question, scene, findings, rng),
-            _fit(scene, entry, cue, rng),
-            _conclusion(question, scene, answer, rng),
-            f"That is option {LETTERS[answer]}.",
-        )
-        title = entry.title if entry else ""
-        return Trajectory(entry=title, why=why, reasoning=" ".join(filter(None, sentences)), answer=answer)
+        report, verb, so = _report(question, scene, findings, rng), rng.choice(_FITS), rng.choice(_SO)
+        conclusion = f"{so} {_conclusion(question, scene, answer)} That is option {LETTERS[answer]}."
+        # A cue too long to quote gives way to the entry's title.
+        versions = (f"{report} {_fit(scene, entry, quoted, verb)} {conclusion}" for quoted in (cue, ""))
+        short = [text for text in versions if len(text.split()) <= REASONING_WORDS[1]] or [f"{report} {conclusion}"]
+        return Trajectory(entry=entry.title if entry else "", why=why, reasoning=short[0], answer=answer)
 
 
 def direct_answer(question: Question) -> Trajectory:
@@ -112,7 +113,7 @@ def _scene(
 ) -> _Scene:
     """What the argument points at: the mask where it claims a defect and there is one, else the expert's hot spot."""
     claims_defect = question.sample.is_anomalous if entry is None else not entry.is_normal
-    mask = geometry if claims_defect else None
+    mask = geometry if claims_defect or findings is None else None
     hot = findings if findings is not None and findings.box is not None else None
     if mask and findings and mask.cell != findings.cell:
         hot = None  # what the expert says of its hot spot is not said of the mark, which lies elsewhere
@@ -131,6 +132,8 @@ def _report(question: Question, scene: _Scene, findings: ExpertFindings | None, 
     if findings is None:
         if scene.claims_defect:
             return f"Beside a good {name}, the mark {where} does not belong there."
+        if scene.place:
+            return f"Beside a good {name}, only texture varies {where}, as it may."
         return f"Beside a good {name}, the picture shows no mark of its own."
     score = f"The expert scores {findings.score:.1f}, {'above' if findings.is_anomalous else 'below'} the limit"
     score += f" {findings.threshold:.1f}"
@@ -147,32 +150,34 @@ def _report(question: Question, scene: _Scene, findings: ExpertFindings | None, 
     return f"{score}, {'and' if believed else 'yet'} {rng.choice(told)} {where}."
 
 
-def _fit(scene: _Scene, entry: KnowledgeEntry | None, cue: str, rng: random.Random) -> str:
+def _fit(scene: _Scene, entry: KnowledgeEntry | None, cue: str, verb: str) -> str:
     """How the place looks, and that this agrees with the entry."""
     look = scene.look_words
     if entry is None:
         unlike = "unlike" if scene.claims_defect else "like"
         return f"It is {look}, {unlike} a good part." if look else f"It looks {unlike} a good part."
-    verb = rng.choice(("fits", "matches", "suits"))
     what = f'"{cue}"' if cue else entry.title
     return f"{look[:1].upper()}{look[1:]}, it {verb} {what}." if look else f"It {verb} {what}."
 
 
-def _conclusion(question: Question, scene: _Scene, answer: int, rng: random.Random) -> str:
+def _conclusion(question: Question, scene: _Scene, answer: int) -> str:
     """What follows, in the words of the option concluded with."""
     option = question.options[answer].rstrip(".")
-    so = rng.choice(("So", "Thus", "Hence"))
     subtask = question.subtask
     if subtask is Subtask.DETECTION:
-        return f"{so} the {question.sample.object} {'has a' if scene.claims_defect else 'has no'} defect."
+        return f"the {question.sample.object} {'has a' if scene.claims_defect else 'has no'} defect."
     if subtask is Subtask.LOCALIZATION:
-        return f"{so} the defect lies {at_place(PLACES.index(option))}."
+        return (
+            f"the defect lies {at_place(PLACES.index(option))}."
+            if option in PLACES
+            else f'its place is "{_shortened(option)}".'
+        )
     if subtask is Subtask.CLASSIFICATION:
-        return f"{so} the defect is called {option}."
+        return f"the defect is called {option}."
     if subtask is Subtask.OBJECT_CLASSIFICATION:
-        return f"{so} the part shown is called {option.lower()}."
-    told = {Subtask.DESCRIPTION: "its look is", Subtask.ANALYSIS: "one expects"}.get(subtask, "a good part has")
-    return f'{so} {told} "{_shortened(option)}".'
+        return f"the part shown is called {option.lower()}."
+    told = {Subtask.DESCRIPTION: "it shows", Subtask.ANALYSIS: "one expects"}.get(subtask, "a good part has")
+    return f'{told} "{_shortened(option)}".'
 
 
 def _why(scene: _Scene, cue: str, rng: random.Random) -> str:

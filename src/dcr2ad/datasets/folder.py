@@ -16,6 +16,7 @@ import re
 import zlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -32,6 +33,7 @@ INDEX_NAME = "index.jsonl"
 GOOD_NAMES = frozenset({"good", "ok", "normal"})
 BAD_NAMES = frozenset({"bad", "ng", "defect", "defective", "anomalous"})
 
+_MADE_SPLITS = ("train", "dev")
 _WORDS = {"pcb": "printed circuit board", "solar_cell_mono": "solar cell", "solar_cell_poly": "solar cell"}
 
 
@@ -138,9 +140,12 @@ class FolderReading:
     def _candidates(self, row: _Row) -> Iterator[str]:
         if row.ref:
             yield row.ref
-        for part in ("train", "test"):
-            pool = self._pools[row.dataset, row.category, row.split, part]
-            start = zlib.crc32(row.image.encode())
+        # A split the layout did not make itself may be crossed for want of another reference; an index's never.
+        splits = [row.split] + ([other for other in _MADE_SPLITS if other != row.split] if self.layout != "index" else [])
+        parts: tuple[Part, ...] = ("train", "test")
+        start = zlib.crc32(row.image.encode())
+        for split, part in product(splits, parts):
+            pool = self._pools.get((row.dataset, row.category, split, part), [])
             for offset in range(len(pool)):
                 other = pool[(start + offset) % len(pool)]
                 if other.image != row.image and (row.group is None or other.group != row.group):

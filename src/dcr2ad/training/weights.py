@@ -144,7 +144,7 @@ def save_trained(vlm: VisionLanguageModel, folder: str | Path, about: dict[str, 
     is_adapter = hasattr(vlm.model, "peft_config")
     if is_adapter:
         vlm.model.peft_config["default"].base_model_name_or_path = about["base"]
-        vlm.model.save_pretrained(work)
+        vlm.model.save_pretrained(work, save_embedding_layers=False)  # "auto" would ask a hub for the base
         (work / "README.md").unlink(missing_ok=True)  # peft's template for a hub
     else:
         vlm.model.to(dtype).save_pretrained(work)
@@ -257,7 +257,7 @@ def _with_adapter(model: Any, folder: Path, *, trainable: bool) -> Any:
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:160] or type(error).__name__
         raise ModelError(f"the adapter in {folder} cannot be loaded ({reason})", "Load it onto the base it names") from None
-    if names != set(get_peft_model_state_dict(loaded)):
+    if names != set(get_peft_model_state_dict(loaded, save_embedding_layers=False)):
         raise ModelError(f"the adapter in {folder} does not fit {type(model).__name__}", "Load it onto the base it names")
     return loaded
 

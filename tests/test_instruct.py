@@ -1,0 +1,200 @@
+"""The instruct stage: files, counts, held-out wording, and a killed run that goes on to the same bytes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from dcr2ad.artifacts import read_manifest, read_records
+from dcr2ad.config import InstructSettings
+from dcr2ad.datasets.drawn import write_drawn
+from dcr2ad.errors import InputError, RunError, UnknownNameError
+from dcr2ad.knowledge import KnowledgeBase
+from dcr2ad.parsing import parse_response, write_response
+from dcr2ad.questions import Rejected
+from dcr2ad.stages.instruct import BuildSummary, build_benchmark, build_instructions
+from dcr2ad.types import ExpertFindings, Question, Sample, Subtask
+
+REAL_MINI = Path(__file__).parents[2] / "shared" / "data" / "real-mini"
+needs_real_mini = pytest.mark.skipif(not REAL_MINI.is_dir(), reason=f"the shared photographs are not at {REAL_MINI}")
+
+BASE = KnowledgeBase.builtin()
+FILES = ("samples.jsonl", "questions.jsonl", "rejected.jsonl")
+
+
+class FakeExpert:
+    """Findings that depend on the file's name alone; interrupts at a given call."""
+
+    def __init__(self, interrupt_at: int | None = None) -> None:
+        self.calls = 0
+        self._interrupt_at = interrupt_at
+
+    def inspect(self, image: str, references: Sequence[str]) -> tuple[ExpertFindings, None]:
+        assert references
+        if self.calls == self._interrupt_at:
+            raise KeyboardInterrupt
+        self.calls += 1
+        hot = int(Path(image).stem) + (0 if "good" in image else 4)
+        cells = tuple(float(cell == hot % 9) for cell in range(9))
+        score = float(hot)
+        return ExpertFindings(
+            score=score,
+            raw=0.1,
+            threshold=3.5,
+            cell=hot % 9,
+            cells=cells,
+            extent=0.02,
+            elongation=2,
+            tone="same",
+            box=(0, 0, 1, 1),
+        ), None
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data") / "drawn"
+    write_drawn(folder, 3, seed=1, size=64)
+    return folder
+
+
+def _bytes(folder: Path) -> dict[str, bytes]:
+    return {name: (folder / name).read_bytes() for name in FILES}
+
+
+def _build(data: Path, out: Path, **how: object) -> BuildSummary:
+    settings = InstructSettings(split=str(how.pop("split", "train")), max_images=how.pop("max_images", None))  # type: ignore[arg-type]
+    return build_instructions(data, out, BASE, settings, seed=5, **how)  # type: ignore[arg-type]
+
+
+def test_samples_questions_and_counts(drawn: Path, tmp_path: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    summary = _build(drawn, tmp_path / "a", expert=FakeExpert(), progress=lambda done, total: seen.append((done, total)))
+    samples = list(read_records(tmp_path / "a" / "samples.jsonl", Sample))
+    questions = list(read_records(tmp_path / "a" / "questions.jsonl", Question))
+    rejected = list(read_records(tmp_path / "a" / "rejected.jsonl", Rejected))
+    assert summary.images == len(samples) == summary.with_findings == seen[-1][0] == seen[-1][1]
+    assert summary.questions == len(questions) == summary.reasoned + summary.direct == sum(summary.subtasks.values())
+    assert sum(summary.rejected.values()) == len(rejected) and set(summary.subtasks) <= {s.value for s in Subtask}
+    assert summary.defective == sum(s.is_anomalous for s in samples)
+    assert 0.15 < summary.direct / summary.questions < 0.45
+    for question in questions:
+        assert question.response is not None and question.response.answer == question.answer
+        assert parse_response(write_response(question.response), question.options) == question.response
+        if question.response.entry and question.sample.right_key:
+            assert question.response.entry == BASE.get(question.sample.right_key).title
+    assert read_manifest(tmp_path / "a").summary == summary.model_dump(mode="json")
+
+
+@pytest.mark.parametrize("stop", [0, 1, 9])
+def test_a_stopped_run_continues_to_the_same_bytes(drawn: Path, tmp_path: Path, stop: int) -> None:
+    whole = _build(drawn, tmp_path / "whole", expert=FakeExpert())
+    wanted = _bytes(tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        _build(drawn, tmp_path / "cut", expert=FakeExpert(stop))
+    # A kill between two writes leaves questions of an image that is not marked as done, the last one torn.
+    done = (tmp_path / "cut" / "questions.jsonl").read_bytes()
+    assert wanted["questions.jsonl"].startswith(done) and len(done) < len(wanted["questions.jsonl"])
+    rest = wanted["questions.jsonl"][len(done) :].splitlines(keepends=True)
+    (tmp_path / "cut" / "questions.jsonl").write_bytes(done + rest[0] + rest[1][:50])
+    expert = FakeExpert()
+    assert _build(drawn, tmp_path / "cut", expert=expert) == whole
+    assert _bytes(tmp_path / "cut") == wanted and expert.calls == whole.images - stop
+
+
+def test_a_process_killed_at_any_moment_continues_to_the_same_bytes(drawn: Path, tmp_path: Path) -> None:
+    script = (
+        "import sys, time; from dcr2ad.stages.instruct import *; from dcr2ad.config import InstructSettings\n"
+        "def slow(done, total): time.sleep(0.05)\n"
+        "build_instructions(sys.argv[1], sys.argv[2], KnowledgeBase.builtin(), InstructSettings(), seed=5, progress=slow)\n"
+    )
+    whole = _build(drawn, tmp_path / "whole")
+    process = subprocess.Popen([sys.executable, "-c", script, str(drawn), str(tmp_path / "cut")])
+    samples, deadline = tmp_path / "cut" / "samples.jsonl", time.monotonic() + 60
+    while time.monotonic() < deadline and not (samples.exists() and samples.read_bytes().count(b"\n") >= 3):
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert 3 <= samples.read_bytes().count(b"\n") < whole.images
+    assert _build(drawn, tmp_path / "cut") == whole and _bytes(tmp_path / "cut") == _bytes(tmp_path / "whole")
+
+
+def test_a_finished_run_is_not_done_again_and_another_seed_is_refused(drawn: Path, tmp_path: Path) -> None:
+    first = _build(drawn, tmp_path, max_images=4, expert=FakeExpert())
+    expert = FakeExpert()
+    assert _build(drawn, tmp_path, max_images=4, expert=expert) == first and expert.calls == 0
+    with pytest.raises(RunError, match="max_images"):
+        _build(drawn, tmp_path, max_images=5, expert=FakeExpert())
+    assert _build(drawn, tmp_path, max_images=5, expert=FakeExpert(), fresh=True).images == 5
+
+
+def test_an_unreadable_image_is_dropped_and_counted_and_stays_so(drawn: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    write_drawn(data, 3, seed=1, size=64)
+    broken = data / "metal_nut" / "test" / "scratch" / "000.png"
+    broken.write_bytes(broken.read_bytes()[:200])
+    (data / "metal_nut" / "test" / "pit" / "000.png").write_bytes(b"")
+    summary = _build(data, tmp_path / "out")
+    assert summary.rejected["image or mask cannot be read"] == 1
+    assert summary.skipped == {"empty file; the image is left out": 1}
+    lines = [json.loads(line) for line in (tmp_path / "out" / "rejected.jsonl").read_text().splitlines()]
+    assert [line["sample"] for line in lines if line["subtask"] is None] == [
+        "metal_nut/test/scratch/000.png",
+        str(data / "metal_nut" / "test" / "pit" / "000.png"),
+    ]
+    (tmp_path / "out" / "manifest.json").write_text(
+        (tmp_path / "out" / "manifest.json").read_text().replace('"done": true', '"done": false')
+    )
+    before = _bytes(tmp_path / "out")
+    assert _build(data, tmp_path / "out") == summary and _bytes(tmp_path / "out") == before
+
+
+def test_the_benchmark_has_other_wording_no_responses_and_other_images(drawn: Path, tmp_path: Path) -> None:
+    made = _build(drawn, tmp_path / "instruct")
+    bench = build_benchmark(drawn, tmp_path / "bench", BASE, split="dev", seed=5)
+    train = list(read_records(tmp_path / "instruct" / "questions.jsonl", Question))
+    asked = list(read_records(tmp_path / "bench" / "questions.jsonl", Question))
+    assert set(bench.subtasks) == set(made.subtasks) == {s.value for s in Subtask}
+    assert all(q.response is None for q in asked) and bench.reasoned == bench.direct == 0
+    assert not {q.provenance["template"] for q in train} & {q.provenance["template"] for q in asked}
+    assert not {q.sample.image for q in train} & {q.sample.image for q in asked}
+
+
+def test_knowledge_can_be_listed_in_a_share_of_the_prompts(drawn: Path, tmp_path: Path) -> None:
+    _build(drawn, tmp_path / "none")
+    assert not any(q.candidates for q in read_records(tmp_path / "none" / "questions.jsonl", Question))
+    _build(drawn, tmp_path / "half", listed_share=0.5)
+    questions = list(read_records(tmp_path / "half" / "questions.jsonl", Question))
+    listed = [q for q in questions if q.candidates]
+    assert 0.3 < len(listed) / len(questions) < 0.7
+    assert all(q.sample.right_key in q.candidates and len(set(q.candidates)) == 4 for q in listed)
+
+
+def test_bad_settings_are_refused(drawn: Path, tmp_path: Path) -> None:
+    with pytest.raises(UnknownNameError, match="no teacher"):
+        build_instructions(drawn, tmp_path / "a", BASE, InstructSettings(teacher="openai:x@y"), seed=0)
+    with pytest.raises(InputError, match="no image of split"):
+        _build(drawn, tmp_path / "b", split="validation")
+
+
+def test_the_stage_imports_no_torch() -> None:
+    code = "import sys, dcr2ad.stages.instruct, dcr2ad.datasets.drawn; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@needs_real_mini
+def test_real_mini_in_proportion_and_quick(tmp_path: Path) -> None:
+    start = time.monotonic()
+    summary = build_instructions(REAL_MINI, tmp_path / "a", BASE, InstructSettings(), seed=0, datasets=("mtd", "cookies"))
+    assert summary.images / (time.monotonic() - start) > 20  # the aim is 40 a second on an idle machine
+    assert set(summary.objects) == {"magnetic tile", "cookie"} and not summary.skipped
+    assert all(max(counts) - min(counts) <= 14 for counts in summary.letters.values())
+    small = build_instructions(REAL_MINI, tmp_path / "b", BASE, InstructSettings(max_images=40), seed=0)
+    assert small.images == 40 and small.defective == 20 and len(small.objects) == 6
