@@ -31,6 +31,7 @@ LAYERS: dict[str, int] = {
     "models": 2,
     "prompts": 2,
     "questions": 2,
+    "regions": 1,
     "report": 2,
     "routing": 2,
     "teacher": 2,

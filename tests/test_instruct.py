@@ -70,7 +70,8 @@ def _bytes(folder: Path) -> dict[str, bytes]:
 
 
 def _build(data: Path, out: Path, **how: object) -> BuildSummary:
-    settings = InstructSettings(split=str(how.pop("split", "train")), max_images=how.pop("max_images", None))  # type: ignore[arg-type]
+    chosen = {name: how.pop(name) for name in ("split", "max_images", "listed_share") if name in how}
+    settings = InstructSettings.model_validate({"listed_share": 0.0, **chosen})
     return build_instructions(data, out, BASE, settings, seed=5, **how)  # type: ignore[arg-type]
 
 

@@ -16,7 +16,7 @@ from dcr2ad.prompts import (
     load_wording,
     open_prompt,
 )
-from dcr2ad.types import ExpertFindings, ImagePart, KnowledgeEntry, Prompt, Sample
+from dcr2ad.types import ExpertFindings, ImagePart, KnowledgeEntry, Prompt, Sample, Subtask
 
 FINDINGS = ExpertFindings(
     score=3.25,
@@ -86,10 +86,17 @@ def test_openings() -> None:
     assert text(open_prompt(SAMPLE, "What happened?")).endswith("Question: What happened?")
 
 
+def test_the_object_is_not_told_where_it_is_asked_for() -> None:
+    asked = detection_question("q", SAMPLE).model_copy(
+        update={"subtask": Subtask.OBJECT_CLASSIFICATION, "text": "What is it?", "options": ("Tile", "Nut")}
+    )
+    assert "magnetic" not in text(build_prompt(asked, entries=[ENTRY])).lower()
+
+
 def test_other_wording_comes_from_a_file(tmp_path: Path) -> None:
     (tmp_path / "w.toml").write_text('instruction = "Look."\nquery = "\\nNow:"\n')
     shown = text(build_prompt(detection_question("q", SAMPLE), wording=load_wording(tmp_path / "w.toml")))
-    assert shown.startswith("Look.\nNormal magnetic tile:") and "\nNow:<query.png>" in shown
+    assert shown.startswith("Look.\nNormal part:") and "\nNow:<query.png>" in shown
     (tmp_path / "bad.toml").write_text('instuction = "Look."\n')
     with pytest.raises(RecordError, match="instuction"):
         load_wording(tmp_path / "bad.toml")

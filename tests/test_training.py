@@ -117,6 +117,18 @@ def test_shares_weigh_one_and_match_in_number(processes: int) -> None:
         assert sum(weight for _, weight in rows) == pytest.approx(1.0)
 
 
+def test_groups_stay_together_and_every_row_comes_once() -> None:
+    groups = ((0, 3, 4), (1,), (2, 5), (6, 7, 8, 9))
+    plan = Plan(10, TrainSettings(batch_size=10, gradient_accumulation=1, epochs=2), 1, seed=5, groups=groups)
+    orders = [plan.step_rows(epoch) for epoch in range(2)]
+    for order in orders:
+        assert sorted(order) == list(range(10))
+        for group in groups:
+            start = order.index(group[0])
+            assert tuple(order[start : start + len(group)]) == group
+    assert orders[0] != orders[1]
+
+
 def test_max_steps() -> None:
     assert Plan(100, TrainSettings(max_steps=3), 1, seed=0).total == 3
     assert Plan(8, TrainSettings(max_steps=30), 1, seed=0).total == 1

@@ -30,6 +30,7 @@ Model = Annotated[str, typer.Option("--model", "-m", help="nano, nano:base, hf:P
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder to write to; a stopped run continues there.")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Throw away earlier work in the folder.")]
 Base = Annotated[Path | None, typer.Option("--knowledge", help="entries.jsonl of a built base; default: built in.")]
+Datasets = Annotated[list[str] | None, typer.Option(help="Only this data set; may be repeated.")]
 Seed = Annotated[int, typer.Option(help="Seed of everything drawn by lot.")]
 RecipeFile = Annotated[Path | None, typer.Option("--recipe", help="Recipe with the stage's settings.")]
 
@@ -176,6 +177,7 @@ def draw(
 def instruct(
     data: Annotated[Path, typer.Argument(help="Folder of labelled photographs.")],
     out: Out = Path("runs/instruct"),
+    dataset: Datasets = None,
     recipe: RecipeFile = None,
     knowledge: Base = None,
     seed: Seed = 0,
@@ -184,7 +186,7 @@ def instruct(
     """Make verified questions with worked responses (AD-Instruct)."""
     from dcr2ad.commands import run_instruct
 
-    run_instruct(data, out, recipe=recipe, knowledge=knowledge, seed=seed, fresh=fresh)
+    run_instruct(data, out, datasets=dataset or [], recipe=recipe, knowledge=knowledge, seed=seed, fresh=fresh)
 
 
 @app.command()
@@ -253,6 +255,7 @@ def bench(
     out: Out = Path("runs/bench"),
     split: Annotated[str, typer.Option(help="Split of the data; empty for all.")] = "dev",
     max_images: Annotated[int | None, typer.Option(help="Images at most.")] = None,
+    dataset: Datasets = None,
     knowledge: Base = None,
     seed: Seed = 0,
     fresh: Fresh = False,
@@ -260,7 +263,9 @@ def bench(
     """Turn labelled photographs into benchmark questions with held-out wording."""
     from dcr2ad.commands import run_bench
 
-    run_bench(data, out, split=split, max_images=max_images, knowledge=knowledge, seed=seed, fresh=fresh)
+    run_bench(
+        data, out, split=split, max_images=max_images, datasets=dataset or [], knowledge=knowledge, seed=seed, fresh=fresh
+    )
 
 
 @app.command()
@@ -302,7 +307,7 @@ def run(
     recipe: Annotated[Path, typer.Argument(help="Recipe, for example recipes/nano.toml.")],
     data: Annotated[Path, typer.Option(help="Folder of labelled photographs.")],
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Run folder; default runs/NAME.")] = None,
-    dataset: Annotated[list[str] | None, typer.Option(help="Only this data set; repeat.")] = None,
+    dataset: Datasets = None,
 ) -> None:
     """All stages of a recipe; continues a stopped run."""
     from dcr2ad.commands import run_all

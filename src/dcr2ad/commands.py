@@ -96,8 +96,11 @@ def run_knowledge_build(out: Path, **settings: Any) -> None:
     console.out.print(f"{len(report.leaks)} object names left; {out / 'entries.jsonl'}", markup=False)
 
 
-def run_instruct(data: Path, out: Path, *, recipe: Path | None, knowledge: Path | None, seed: int, fresh: bool) -> None:
+def run_instruct(
+    data: Path, out: Path, *, datasets: Sequence[str], recipe: Path | None, knowledge: Path | None, seed: int, fresh: bool
+) -> None:
     """Verb `instruct`."""
+    _must_exist(data)
     from dcr2ad.expert import Expert
     from dcr2ad.stages.instruct import build_instructions
 
@@ -105,7 +108,15 @@ def run_instruct(data: Path, out: Path, *, recipe: Path | None, knowledge: Path 
     expert = Expert() if settings.expert else None
     with console.progress("instruct") as update:
         made = build_instructions(
-            data, out, load_knowledge(knowledge), settings, seed=seed, expert=expert, progress=update, fresh=fresh
+            data,
+            out,
+            load_knowledge(knowledge),
+            settings,
+            seed=seed,
+            expert=expert,
+            progress=update,
+            fresh=fresh,
+            datasets=datasets,
         )
     _print_counts("instruct", made.model_dump(), out / "questions.jsonl")
 
@@ -119,9 +130,18 @@ def run_draw(out: Path, *, count: int, seed: int) -> None:
 
 
 def run_bench(
-    data: Path, out: Path, *, split: str, max_images: int | None, knowledge: Path | None, seed: int, fresh: bool
+    data: Path,
+    out: Path,
+    *,
+    split: str,
+    max_images: int | None,
+    datasets: Sequence[str],
+    knowledge: Path | None,
+    seed: int,
+    fresh: bool,
 ) -> None:
     """Verb `bench`."""
+    _must_exist(data)
     from dcr2ad.expert import Expert
     from dcr2ad.stages.instruct import build_benchmark
 
@@ -132,6 +152,7 @@ def run_bench(
             load_knowledge(knowledge),
             split=split,
             max_images=max_images,
+            datasets=datasets,
             seed=seed,
             expert=Expert(),
             progress=update,
@@ -226,8 +247,7 @@ def run_evaluate(
 def run_all(recipe: Path, data: Path, out: Path | None, *, datasets: Sequence[str]) -> None:
     """Verb `run`."""
     loaded = load_recipe(recipe)
-    if not data.exists():
-        raise InputError(f"no such folder: {data}", "Name a folder of labelled photographs")
+    _must_exist(data)
     from dcr2ad.report.run_report import render_run
     from dcr2ad.stages.run import run_recipe
 
@@ -296,6 +316,11 @@ def _figure(value: float | None) -> str:
 
 def _recipe(path: Path | None) -> Recipe:
     return Recipe(name="default") if path is None else load_recipe(path)
+
+
+def _must_exist(data: Path) -> None:
+    if not data.exists():
+        raise InputError(f"no such folder: {data}", "Name a folder of labelled photographs")
 
 
 def _say(line: str) -> None:

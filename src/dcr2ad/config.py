@@ -46,6 +46,8 @@ class InstructSettings(Settings):
     """Split of the data set questions are made from; empty for all."""
     direct_share: float = Field(default=0.3, ge=0.0, le=1.0)
     """Share of questions answered directly, without reasoning, so that both modes are trained; not in the paper."""
+    listed_share: float = Field(default=0.4, ge=0.0, le=1.0)
+    """Share of questions whose prompt lists knowledge entries, as routed prompts do; not in the paper."""
     teacher: str = "builtin"
     """``builtin`` or ``openai:MODEL@URL``; the paper uses GPT-4o."""
     expert: bool = True
@@ -87,6 +89,8 @@ class TrainSettings(Settings):
     """Whether the vision tower stays frozen; not in the paper."""
     gradient_checkpointing: bool = False
     """Trade time for memory; not in the paper."""
+    group_images: bool = False
+    """Keep rows about one image together in a step, so that a batch computes their shared prompt once; not in the paper."""
     save_steps: int = Field(default=25, ge=1)
     """Optimiser steps between checkpoints; not in the paper."""
 

@@ -1,205 +1,238 @@
-"""The visual expert: one photograph beside good ones, patch by patch; no training, no label.
+"""The one-shot visual expert: how far each patch of a part lies from anything in its references.
 
-Reads image files; returns `ExpertFindings` and an anomaly map. Each patch of the photograph is compared with every patch of the
-references in the embedded model's vision features, and its distance is that to the nearest one (PatchCore and AnomalyDINO
-show how far this goes with one reference). Units come from the reference itself: how far it lies from copies of itself that are
-shifted, scaled and lit a little differently. Knows nothing about questions, knowledge or models. Not in the paper.
+Reads image files through `dcr2ad.images` and the vision tower of the embedded model; returns `ExpertFindings` and an anomaly
+map. Nothing is trained and no label is read: patches are compared by nearest neighbour, and the references' own patches say
+what is ordinary. Knows nothing about prompts, verdicts of a language model, or pictures of maps. Not in the paper; after
+AnomalyDINO (Damm et al. 2025). docs/expert.md holds what was tried, with figures.
 """
 
 from __future__ import annotations
 
+import io
+from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch.nn import functional
 
+from dcr2ad.artifacts import write_bytes
+from dcr2ad.errors import InputError
 from dcr2ad.images import content_digest, load_image
-from dcr2ad.models.nano import build_nano
-from dcr2ad.models.tower import PATCH, load_vision_tower, to_pixels
-from dcr2ad.models.vlm import ByteCache
+from dcr2ad.models.nano import NAME, build_nano
+from dcr2ad.models.tower import PATCH, VisionTower, load_vision_tower, to_pixels
 from dcr2ad.places import cell_maxima
+from dcr2ad.regions import describe
 from dcr2ad.types import ExpertFindings
 
-SIDE = 224
-"""Images are compared at this side, in pixels: 16x16 patches."""
-LAYERS = (6, 7, 8)
-"""Blocks of the tower whose features are compared; their distances are averaged."""
-WORST = 0.01
-"""Share of the patches whose mean distance is the image score."""
+LAYERS = (7, 8)
+"""Blocks whose features are compared; distances are averaged."""
+COARSE, FINE = 224, 308
+"""Sides, in pixels, that images are resized to: the first carries context, the second small defects."""
+FINE_WEIGHT = 0.3
+"""Weight of the finer map."""
+SELF_WEIGHT = 0.15
+"""Weight of a patch's distance to the rest of its own image: texture repeats itself, a defect seldom does."""
 BORDER = 0.8
-"""Factor on patches at the image's edge, which see less of their surroundings."""
-THRESHOLD = 1.6
-"""Score above which a part is called anomalous: the best balanced accuracy on real-mini's `train`
-split of the categories that are trained on; see docs/expert.md."""
-HOT = 0.5
-"""Patches above this share of the way from the threshold to the highest score belong to the hot region."""
-_TONE = 6.0
-"""Difference in mean grey level (0 to 255) that counts as darker or brighter."""
-_CACHE_BYTES = 256 * 1024 * 1024
+"""Factor on the outermost patches, which see no context on one side and match badly wherever a crop differs."""
+TOP = 0.01
+"""Share of patches, the worst, whose mean is the image score."""
+UNIT = 0.043
+"""One unit of score: spread of an ordinary reference's self-distances (median over real-mini's train references)."""
+THRESHOLD = 4.4
+"""Score above which a part is called anomalous: 80 % of real-mini's sound train parts lie below; no defect was looked at."""
+GRID = FINE // PATCH
+"""Side of the anomaly map in patches."""
+_CACHE_VERSION = "expert-v1"
+
+
+@dataclass(frozen=True)
+class Features:
+    """Patch features of one image; rows have unit length, so that a dot product is a cosine."""
+
+    coarse: torch.Tensor
+    """float16, ``(views, 256, 768)``: the image; for a reference also mirrored, flipped and turned by half."""
+    fine: torch.Tensor
+    """float16, ``(484, 768)``: the image at the finer size."""
+    light: np.ndarray
+    """float32, ``(22, 22)``: mean luminance of each fine patch after evening out, 0 to 1."""
 
 
 class Expert:
-    """Compares photographs with references.
+    """Compares parts with references; keeps the features of recent images, so that a shared reference is encoded once.
 
     Args:
-        folder: a built embedded model; by default it is built or taken from the cache.
+        folder: a built nano folder; built into the ordinary cache when None.
+        cache_dir: folder to keep features in between runs as well; none when None.
+        keep: images whose features stay in memory (about 2 MB each).
 
     Raises:
-        ModelError: the embedded model can neither be built nor loaded.
+        ModelError: the embedded model cannot be built or loaded.
     """
 
-    def __init__(self, folder: Path | None = None) -> None:
-        self._tower = load_vision_tower(folder or build_nano())
-        self._features = ByteCache(_CACHE_BYTES)
-        self._units = ByteCache(_CACHE_BYTES)
+    def __init__(self, folder: Path | None = None, cache_dir: Path | None = None, *, keep: int = 64) -> None:
+        self._tower: VisionTower = load_vision_tower(folder or build_nano())
+        self._cache_dir = cache_dir
+        self._keep = keep
+        self._recent: OrderedDict[tuple[str, bool], Features] = OrderedDict()
 
-    def inspect(self, image: str | Path, references: Sequence[str | Path]) -> tuple[ExpertFindings, np.ndarray]:
-        """Compare one photograph with one or more references of any size.
+    def inspect(self, image_path: str | Path, reference_paths: Sequence[str | Path]) -> tuple[ExpertFindings, np.ndarray]:
+        """Look for what the references do not show.
+
+        Images of any size and aspect: all are resized to one square, so that a reference takes the query's geometry.
 
         Args:
-            image: the photograph.
-            references: good parts; with several a patch is compared with all their patches.
+            image_path: the part.
+            reference_paths: sound parts, at least one; more of them only ever explain more of the query.
 
         Returns:
-            the findings, and the anomaly map over the whole photograph in units of `ExpertFindings.score`, float32, shape
-            ``(16, 16)``.
+            the findings, and the anomaly map on the patch grid: float32, ``(22, 22)``, in the units of the score.
 
         Raises:
+            InputError: no reference.
             ImageError: an image cannot be used.
-            ValueError: no reference.
         """
-        if not references:
-            raise ValueError("the expert needs a reference")
-        queried = self._of(image)
-        known = [self._of(path) for path in references]
-        raw, matches = _nearest(queried, torch.cat([k.flatten(1, 2) for k in known], dim=1))
-        unit = float(np.mean([self._unit(path) for path in references]))
-        anomaly_map = (raw / unit).numpy()
-        score = _worst(raw)
-        tones = [_grey_patches(path) for path in (image, *references)]
-        return _findings(
-            anomaly_map, score / unit, score, tones[0], np.concatenate([t.ravel() for t in tones[1:]]), matches.numpy()
-        ), anomaly_map
+        if not reference_paths:
+            raise InputError(f"the visual expert was given no reference for {image_path}", "Name at least one sound part")
+        query = self._features(image_path, views=False)
+        references = [self._features(path, views=True) for path in reference_paths]
+        raw_map, matched = compare(query, references)
+        ordinary = self_distance(references)
+        anomaly = ((raw_map - ordinary) / UNIT).astype(np.float32)
+        light = np.concatenate([reference.light.ravel() for reference in references])[matched]
+        return _findings(anomaly, ordinary, query.light - light), anomaly
 
-    def _of(self, path: str | Path) -> torch.Tensor:
-        """Features of an image, unit length, shape ``(layers, 16, 16, width)``; cached by content."""
-        digest = content_digest(path)
-        found = self._features.get(digest)
-        if found is None:
-            found = self._encode([load_image(path)])[0]
-            self._features.put(digest, found, found.nbytes)
-        return found
+    def _features(self, path: str | Path, *, views: bool) -> Features:
+        """Features from memory, from `cache_dir`, or computed; by content, so a copy or a rename costs nothing."""
+        key = (content_digest(path), views)
+        if key not in self._recent:
+            self._recent[key] = self._stored(path, key)
+            while len(self._recent) > self._keep:
+                self._recent.popitem(last=False)
+        self._recent.move_to_end(key)
+        return self._recent[key]
 
-    def _encode(self, images: Sequence[Image.Image]) -> torch.Tensor:
-        pixels = torch.stack([to_pixels(_evenly_lit(image), (SIDE, SIDE)) for image in images])
-        return functional.normalize(self._tower(pixels, LAYERS), dim=-1)
+    def _stored(self, path: str | Path, key: tuple[str, bool]) -> Features:
+        if self._cache_dir is None:
+            return self._encode(path, views=key[1])
+        file = self._cache_dir / f"{_CACHE_VERSION}-{NAME}-{key[0]}-{'views' if key[1] else 'plain'}.npz"
+        try:
+            with np.load(file) as arrays:
+                return Features(torch.from_numpy(arrays["coarse"]), torch.from_numpy(arrays["fine"]), arrays["light"])
+        except (OSError, ValueError, KeyError):  # absent, or torn by another version: computed again
+            features = self._encode(path, views=key[1])
+            buffer = io.BytesIO()
+            np.savez(buffer, coarse=features.coarse.numpy(), fine=features.fine.numpy(), light=features.light)
+            write_bytes(file, buffer.getvalue())
+            return features
 
-    def _unit(self, path: str | Path) -> float:
-        """How far a reference lies from slightly changed copies of itself: the unit of the score."""
-        digest = content_digest(path)
-        found = self._units.get(digest)
-        if found is None:
-            own = self._of(path).flatten(1, 2)
-            copies = self._encode(_copies(load_image(path)))
-            found = float(np.mean([_worst(_nearest(copy, own)[0]) for copy in copies])) + 1e-6
-            self._units.put(digest, found, 8)
-        return found
+    def _encode(self, path: str | Path, *, views: bool) -> Features:
+        image = even_out(load_image(path))
+        mirrored = ImageOps.mirror(image)
+        shown = [image, mirrored, ImageOps.flip(image), ImageOps.flip(mirrored)] if views else [image]
+        fine = to_pixels(image, (FINE, FINE))[None]
+        grey = image.convert("L").resize((GRID, GRID), Image.Resampling.BOX)
+        return Features(
+            coarse=self._patches(torch.stack([to_pixels(view, (COARSE, COARSE)) for view in shown])),
+            fine=self._patches(fine)[0],
+            light=np.asarray(grey, dtype=np.float32) / 255.0,
+        )
+
+    def _patches(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Unit features of the compared blocks side by side: one dot product is the mean cosine over blocks."""
+        features = functional.normalize(self._tower(pixels, LAYERS), dim=-1)
+        return (features.permute(0, 2, 3, 1, 4).flatten(3).flatten(1, 2) / len(LAYERS) ** 0.5).half()
 
 
-def _nearest(queried: torch.Tensor, known: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Distance of each patch to the nearest known one, and which that is.
+def even_out(image: Image.Image) -> Image.Image:
+    """Draw an image's brightness and contrast halfway to those the tower was trained on.
 
-    Args:
-        queried: shape ``(layers, 16, 16, width)``, unit length.
-        known: shape ``(layers, patches, width)``, unit length.
+    Exposure differs between photographs of sound parts; and a part in pure black and white, such as a binarised circuit
+    board, lies outside what the tower knows.
+    """
+    levels = np.asarray(image, dtype=np.float32) / 255.0
+    grey = levels.mean(axis=2)
+    standard = (levels - grey.mean()) / max(float(grey.std()), 0.02) * 0.2 + 0.45
+    return Image.fromarray((np.clip((levels + standard) / 2, 0, 1) * 255 + 0.5).astype(np.uint8))
+
+
+def compare(query: Features, references: Sequence[Features]) -> tuple[np.ndarray, np.ndarray]:
+    """Distance of each query patch from the nearest patch of any reference.
 
     Returns:
-        mean cosine distance over the layers, edge patches damped, and indices; both of shape ``(16, 16)``.
+        the raw map, ``(22, 22)``, cosine distance; and for each patch the number of its match among all references' fine
+        patches, same shape.
     """
-    _, rows, columns, _ = queried.shape
-    likeness = torch.bmm(queried.flatten(1, 2), known.transpose(1, 2)).mean(0)
-    best, index = likeness.max(dim=1)
-    distance = (1 - best).view(rows, columns)
-    damped = torch.full_like(distance, BORDER)
-    damped[1:-1, 1:-1] = 1
-    return distance * damped, index.view(rows, columns)
+    bank = torch.cat([reference.coarse.flatten(0, 1) for reference in references])
+    coarse = _nearest(query.coarse[0], bank)
+    distances = 1 - query.fine.float() @ torch.cat([reference.fine for reference in references]).float().T
+    fine, matched = distances.min(1)
+    return _join(query, coarse, fine), matched.view(GRID, GRID).numpy()
 
 
-def _worst(distances: torch.Tensor) -> float:
-    """Mean of the largest distances."""
-    values = distances.flatten().sort(descending=True).values
-    return float(values[: max(1, round(len(values) * WORST))].mean())
+def self_distance(references: Sequence[Features]) -> float:
+    """What distance is ordinary: the mean over each reference's own map, its own neighbourhood left out.
+
+    A patch of a reference is compared with everything else the references show, but not with itself or what it touches.
+    """
+    means = []
+    for number, reference in enumerate(references):
+        others = [other for position, other in enumerate(references) if position != number]
+        own = reference.coarse[0]
+        coarse = _isolation(own)
+        fine = _isolation(reference.fine)
+        if others:
+            coarse = torch.minimum(coarse, _nearest(own, torch.cat([other.coarse.flatten(0, 1) for other in others])))
+            fine = torch.minimum(fine, _nearest(reference.fine, torch.cat([other.fine for other in others])))
+        means.append(float(_join(reference, coarse, fine).mean()))
+    return float(np.mean(means))
 
 
-def _findings(
-    anomaly_map: np.ndarray, score: float, raw: float, grey: np.ndarray, known: np.ndarray, matches: np.ndarray
-) -> ExpertFindings:
-    cells = cell_maxima(anomaly_map)
-    top = float(anomaly_map.max())
-    hot = anomaly_map >= max(THRESHOLD + HOT * (top - THRESHOLD), 0.6 * top)
-    base = {
-        "score": round(score, 3),
-        "raw": round(raw, 5),
-        "threshold": THRESHOLD,
-        "cell": int(cells.argmax()),
-        "cells": tuple(round(float(value), 3) for value in cells),
-    }
-    if score <= THRESHOLD:
-        return ExpertFindings(**base, extent=0.0, elongation=1.0, tone="same")
-    rows, columns = np.nonzero(hot)
-    height, width = hot.shape
-    difference = float((grey[hot] - known[matches[hot]]).mean())
-    tone: Literal["darker", "brighter", "same"] = (
-        "same" if abs(difference) < _TONE else "darker" if difference < 0 else "brighter"
-    )
+def _nearest(patches: torch.Tensor, bank: torch.Tensor) -> torch.Tensor:
+    return (1 - patches.float() @ bank.float().T).min(1).values
+
+
+def _isolation(patches: torch.Tensor) -> torch.Tensor:
+    """Distance of each patch from the nearest one of its own image beyond an eighth of the side."""
+    side = round(len(patches) ** 0.5)
+    row, column = torch.arange(side).repeat_interleave(side), torch.arange(side).repeat(side)
+    apart = torch.maximum((row[:, None] - row).abs(), (column[:, None] - column).abs())
+    distances = 1 - patches.float() @ patches.float().T
+    return distances.masked_fill(apart <= side // 8, torch.inf).min(1).values
+
+
+def _join(image: Features, coarse: torch.Tensor, fine: torch.Tensor) -> np.ndarray:
+    """One map from distances at both sizes, the image's own repetition and the border taken into account."""
+    small = _weighted(coarse, _isolation(image.coarse[0]))
+    large = _weighted(fine, _isolation(image.fine))
+    small = functional.interpolate(small[None, None], size=(GRID, GRID), mode="bilinear", align_corners=False)[0, 0]
+    return ((1 - FINE_WEIGHT) * small + FINE_WEIGHT * large).numpy()
+
+
+def _weighted(distance: torch.Tensor, isolation: torch.Tensor) -> torch.Tensor:
+    side = round(len(distance) ** 0.5)
+    joined = ((1 - SELF_WEIGHT) * distance + SELF_WEIGHT * isolation).view(side, side)
+    frame = torch.full((side, side), BORDER)
+    frame[1:-1, 1:-1] = 1.0
+    return joined * frame
+
+
+def _findings(anomaly: np.ndarray, ordinary: float, lighter: np.ndarray) -> ExpertFindings:
+    worst = np.sort(anomaly, axis=None)[-max(1, int(anomaly.size * TOP)) :]
+    score = float(worst.mean())
+    cells = cell_maxima(np.kron(anomaly, np.ones((3, 3))))  # so that thirds of the image are whole numbers of rows
+    region = describe(anomaly, level=THRESHOLD if score > THRESHOLD else np.inf, lighter=lighter)
     return ExpertFindings(
-        **base,
-        extent=float(hot.mean()),
-        elongation=_elongation(rows, columns),
-        tone=tone,
-        box=(
-            float(columns.min() / width),
-            float(rows.min() / height),
-            float((columns.max() + 1) / width),
-            float((rows.max() + 1) / height),
-        ),
+        score=score,
+        raw=score * UNIT + ordinary,
+        threshold=THRESHOLD,
+        cell=int(cells.argmax()),
+        cells=tuple(float(value) for value in cells),
+        extent=region.extent,
+        elongation=region.elongation,
+        tone=region.tone,
+        box=region.box,
     )
-
-
-def _elongation(rows: np.ndarray, columns: np.ndarray) -> float:
-    """Ratio of the principal axes; a patch is a unit square, hence the twelfth."""
-    spread = np.cov(np.stack([rows, columns]).astype(float)) if len(rows) > 1 else np.zeros((2, 2))
-    small, large = np.linalg.eigvalsh(spread + np.eye(2) / 12)
-    return round(float(np.sqrt(large / small)), 3)
-
-
-def _evenly_lit(image: Image.Image) -> Image.Image:
-    """Half-way to a common mean and spread of grey levels: exposure differs between photographs, and is no defect."""
-    pixels = np.asarray(image, dtype=np.float32) / 255
-    grey = pixels.mean(2)
-    even = (pixels - grey.mean()) / max(float(grey.std()), 0.02) * 0.2 + 0.45
-    return Image.fromarray((np.clip((pixels + even) / 2, 0, 1) * 255).astype(np.uint8))
-
-
-def _copies(image: Image.Image) -> list[Image.Image]:
-    """The reference shifted by under half a patch, cropped by a few per cent, and turned a little."""
-    width, height = image.size
-    dx, dy = max(1, round(width * 0.4 * PATCH / SIDE)), max(1, round(height * 0.4 * PATCH / SIDE))
-    corner = np.asarray(image).reshape(-1, 3).mean(0).round().astype(int)
-    return [
-        image.crop((dx, dy, width, height)),
-        image.crop((0, 0, width - 2 * dx, height - 2 * dy)),
-        image.rotate(2, Image.Resampling.BICUBIC, fillcolor=tuple(int(c) for c in corner)).crop(
-            (dx, dy, width - dx, height - dy)
-        ),
-    ]
-
-
-def _grey_patches(path: str | Path) -> np.ndarray:
-    """Mean grey level of each patch under even light, shape ``(16, 16)``, 0 to 255."""
-    side = SIDE // PATCH
-    return np.asarray(_evenly_lit(load_image(path)).convert("L").resize((side, side), Image.Resampling.BOX), dtype=np.float32)

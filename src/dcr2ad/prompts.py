@@ -29,9 +29,10 @@ class Wording(BaseModel):
         "You inspect industrial parts. Choose the knowledge that applies, reason under it, then give one option letter, as "
         "<knowledge>title: why</knowledge><think>reasoning</think><answer>letter</answer>."
     )
-    reference: str = "\nNormal {object}:"
-    references: str = "\n{count} normal {object}s:"
-    query: str = "\nInspected {object}:"
+    # The object is named in the question only: these lines stand before it, and one question asks which object it is.
+    reference: str = "\nNormal part:"
+    references: str = "\n{count} normal parts:"
+    query: str = "\nInspected part:"
     expert: str = "\nVisual expert: {findings}"
     knowledge: str = "\nKnowledge:"
     entry: str = "\n- {title}: {text}"
@@ -82,7 +83,8 @@ def build_prompt(
         opening: text the response is made to begin with.
         wording: the fixed texts.
     """
-    return _prompt(question.sample, question_text(question, wording), entries, expert, shots, opening, wording)
+    name = "part" if question.subtask is Subtask.OBJECT_CLASSIFICATION else question.sample.object
+    return _prompt(question.sample, name, question_text(question, wording), entries, expert, shots, opening, wording)
 
 
 def open_prompt(
@@ -95,7 +97,7 @@ def open_prompt(
     wording: Wording = DEFAULT_WORDING,
 ) -> Prompt:
     """The prompt of a question without options, answered in free text; arguments as in `build_prompt`."""
-    return _prompt(sample, wording.question.format(question=text), entries, expert, shots, "", wording)
+    return _prompt(sample, sample.object, wording.question.format(question=text), entries, expert, shots, "", wording)
 
 
 def question_text(question: Question, wording: Wording = DEFAULT_WORDING) -> str:
@@ -161,6 +163,7 @@ def detection_question(question_id: str, sample: Sample) -> Question:
 
 def _prompt(
     sample: Sample,
+    name: str,
     asked: str,
     entries: Sequence[KnowledgeEntry],
     expert: bool,
@@ -172,13 +175,13 @@ def _prompt(
     references = sample.references[:shots] if shots > 0 else ()
     if references:
         text = wording.reference if len(references) == 1 else wording.references
-        parts.append(TextPart(text=text.format(object=sample.object, count=len(references))))
+        parts.append(TextPart(text=text.format(object=name, count=len(references))))
         parts.extend(ImagePart(path=path) for path in references)
-    parts.append(TextPart(text=wording.query.format(object=sample.object)))
+    parts.append(TextPart(text=wording.query.format(object=name)))
     parts.append(ImagePart(path=sample.image))
     if expert and sample.expert is not None:
         parts.append(TextPart(text=wording.expert.format(findings=describe_findings(sample.expert))))
-    parts.append(TextPart(text=_knowledge_text(entries, sample.object, wording) + asked))
+    parts.append(TextPart(text=_knowledge_text(entries, name, wording) + asked))
     return Prompt(parts=_merge(parts), opening=opening)
 
 

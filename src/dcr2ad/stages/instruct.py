@@ -83,7 +83,6 @@ def build_instructions(
     fresh: bool = False,
     datasets: Sequence[str] = (),
     parts: Sequence[Part] = ("test",),
-    listed_share: float = 0.0,
 ) -> BuildSummary:
     """Make instruction data.
 
@@ -99,8 +98,6 @@ def build_instructions(
         datasets: names of data sets to keep; empty for all.
         parts: parts of a layout that are asked about. The train part holds the good images that serve as references; asked
             about themselves they are compared with another item, which for aligned templates is another place altogether.
-        listed_share: share of the questions whose prompt lists knowledge entries (`Question.candidates`): the right one, a
-            deceptive one and two of the same domain; not in the paper, which does not say when knowledge is in the prompt.
 
     Raises:
         InputError: the data cannot be read, or no question could be made.
@@ -118,8 +115,8 @@ def build_instructions(
         expert=expert if settings.expert else None,
         teacher=BuiltinTeacher(seed),
         direct_share=settings.direct_share,
-        listed_share=listed_share,
-    ).run(Path(out), "instruct", {**settings.model_dump(mode="json"), "listed_share": listed_share}, fresh, progress)
+        listed_share=settings.listed_share,
+    ).run(Path(out), "instruct", settings.model_dump(mode="json"), fresh, progress)
 
 
 def build_benchmark(

@@ -127,6 +127,14 @@ def rejected_trajectory(pair: PreferencePair, reasoning: Literal["matched", "sha
     return pair.rejected.model_copy(update={"reasoning": pair.chosen.reasoning, "answer": pair.chosen.answer})
 
 
+def group_by_image(questions: Sequence[Question]) -> tuple[tuple[int, ...], ...]:
+    """Indices of questions by the image they are about, in order of first occurrence."""
+    groups: dict[str, list[int]] = {}
+    for number, question in enumerate(questions):
+        groups.setdefault(question.sample.image, []).append(number)
+    return tuple(tuple(rows) for rows in groups.values())
+
+
 def check_lengths(vlm: VisionLanguageModel, count: int, row: Callable[[int], TrainingRow]) -> None:
     """Tokenise every row once before hours are spent: images are opened, entries looked up, lengths compared.
 

@@ -21,7 +21,7 @@ from dcr2ad.config import KrdpoSettings
 from dcr2ad.errors import InputError, RunError
 from dcr2ad.knowledge.base import KnowledgeBase
 from dcr2ad.models.vlm import VisionLanguageModel
-from dcr2ad.training.batches import TrainingRow, check_lengths, pair_row, rejected_trajectory
+from dcr2ad.training.batches import TrainingRow, check_lengths, group_by_image, pair_row, rejected_trajectory
 from dcr2ad.training.losses import SEGMENTS, PreferenceLoss, krdpo_loss, segment_sums, sft_loss
 from dcr2ad.training.stage import StageWork, run_stage, train_images
 from dcr2ad.training.trainer import Outcome, Progress, Session
@@ -134,6 +134,9 @@ class _Krdpo:
 
     def __len__(self) -> int:
         return len(self.pairs)
+
+    def groups(self) -> tuple[tuple[int, ...], ...]:
+        return group_by_image([pair.question for pair in self.pairs])
 
     def row(self, number: int) -> TrainingRow:
         return pair_row(self.vlm, self.pairs[number], self.knowledge_base, self.settings.reasoning)

@@ -19,7 +19,7 @@ from dcr2ad.config import SftSettings
 from dcr2ad.errors import InputError
 from dcr2ad.knowledge.base import KnowledgeBase
 from dcr2ad.models.vlm import VisionLanguageModel
-from dcr2ad.training.batches import TrainingRow, check_lengths, sft_row
+from dcr2ad.training.batches import TrainingRow, check_lengths, group_by_image, sft_row
 from dcr2ad.training.losses import SEGMENTS, sft_loss
 from dcr2ad.training.stage import StageWork, run_stage, train_images
 from dcr2ad.training.trainer import Outcome, Progress, Session
@@ -97,6 +97,9 @@ class _Sft:
 
     def row(self, number: int) -> TrainingRow:
         return sft_row(self.vlm, self.questions[number], self.knowledge_base)
+
+    def groups(self) -> tuple[tuple[int, ...], ...]:
+        return group_by_image(self.questions)
 
     def begin(self, session: Session) -> None:
         check_lengths(self.vlm, len(self), self.row)

@@ -59,6 +59,10 @@ class Task(Protocol):
         """Number of rows."""
         ...
 
+    def groups(self) -> tuple[tuple[int, ...], ...]:
+        """Rows by the image they are about."""
+        ...
+
     def begin(self, session: Session) -> None:
         """Do what must be done with the starting policy, before the first step and again when a run resumes."""
         ...
@@ -101,12 +105,14 @@ class Plan:
         settings: epochs, batch size, accumulation and the limit on steps.
         processes: number of processes.
         seed: seed of the order.
+        groups: rows that stay together, each row in one group; empty: each row for itself.
     """
 
     rows: int
     settings: TrainSettings
     processes: int
     seed: int
+    groups: tuple[tuple[int, ...], ...] = ()
 
     @property
     def total(self) -> int:
@@ -117,7 +123,11 @@ class Plan:
     def step_rows(self, step: int) -> list[int]:
         """Rows of a step over all processes; an epoch's last step may have fewer."""
         epoch, number = divmod(step, self._steps_an_epoch)
-        order = np.random.default_rng([self.seed, epoch]).permutation(self.rows)
+        drawn = np.random.default_rng([self.seed, epoch])
+        if self.groups:
+            order = np.concatenate([self.groups[group] for group in drawn.permutation(len(self.groups))])
+        else:
+            order = drawn.permutation(self.rows)
         return [int(row) for row in order[number * self._rows_a_step : (number + 1) * self._rows_a_step]]
 
     def shares(self, step: int, process: int) -> list[list[tuple[int, float]]]:
@@ -254,7 +264,8 @@ class _Run:
     ) -> None:
         self.task = task
         self.settings = settings
-        self.plan = Plan(len(task), settings, accelerator.num_processes, seed)
+        groups = task.groups() if settings.group_images else ()
+        self.plan = Plan(len(task), settings, accelerator.num_processes, seed, groups)
         self.trained = {name: value for name, value in vlm.model.named_parameters() if value.requires_grad}
         self._adamw = _adamw(self.trained, settings)
         cached = not trains_images(vlm.model)
