@@ -23,8 +23,8 @@ from dcr2ad.training.batches import completion_logprobs, pair_row
 from dcr2ad.training.checkpoints import Checkpoint, Checkpoints, StepLog, read_log
 from dcr2ad.training.krdpo import train_krdpo
 from dcr2ad.training.losses import krdpo_loss, segment_sums
+from dcr2ad.training.plan import Plan
 from dcr2ad.training.sft import train_sft
-from dcr2ad.training.trainer import Plan
 from dcr2ad.training.weights import load_trainable, merge_for_inference, read_trained
 from tests.tiny import tiny_base, tiny_internvl, tiny_pairs, tiny_questions, tiny_qwen
 
@@ -291,6 +291,19 @@ def test_adapter_on_another_base_is_refused(qwen: Path, tmp_path: Path, folder: 
         read_trained(other)
 
 
+def test_start_that_is_not_the_sft_model_is_refused(qwen: Path, tmp_path: Path, folder: Path) -> None:
+    """pi_ref is the SFT model: neither its base passes for it, nor the adapter merged and then applied again."""
+    sft(qwen, tmp_path / "full", folder / "photos", 2)
+    with pytest.raises(InputError, match="not the SFT model"):
+        krdpo(qwen, tmp_path / "krdpo", folder / "photos", 2, start=tmp_path / "full" / "model")
+    sft(qwen, tmp_path / "lora", folder / "photos", 2, **LORA)
+    adapter, merged = tmp_path / "lora" / "model", load(qwen)
+    merged.model = merge_for_inference(merged.model, adapter)
+    pairs = tiny_pairs(folder / "photos", 2)
+    with pytest.raises(InputError, match="without the adapter"):
+        train_krdpo(merged, pairs, BASE, KrdpoSettings(**LORA), tmp_path / "krdpo", base_spec=str(adapter), seed=0)
+
+
 def test_rows_without_response_are_counted(qwen: Path, tmp_path: Path, folder: Path) -> None:
     questions = tiny_questions(folder / "photos", 4)
     questions[1] = questions[1].model_copy(update={"response": None})
@@ -412,6 +425,9 @@ def test_finished_work_is_not_done_again(qwen: Path, tmp_path: Path, folder: Pat
         sft(tiny_qwen(tmp_path / "other", seed=1), tmp_path, folder / "photos", 2)
     with pytest.raises(RunError, match="questions"):
         sft(qwen, tmp_path, folder / "photos", 3)
+    questions = tiny_questions(folder / "photos", 3)
+    again = train_sft(load(qwen), questions, BASE, SftSettings(), tmp_path, base_spec="x", seed=0, fresh=True)
+    assert again["rows"] == 3
 
 
 def test_reference_is_kept_continued_and_checked(qwen: Path, tmp_path: Path, folder: Path) -> None:

@@ -5,6 +5,7 @@ Knows nothing about stages; the only module besides the command that writes to a
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,7 +14,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-out = Console(highlight=False, soft_wrap=True)
+_WIDTH = max(shutil.get_terminal_size().columns, 140)
+"""A table of results has fifteen columns: on a narrower terminal its lines wrap, rather than its figures."""
+out = Console(highlight=False, soft_wrap=True, width=_WIDTH)
 """Results: standard output."""
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 """Progress, notes and errors: standard error, so that output can be piped."""

@@ -25,7 +25,7 @@ from dcr2ad.training.batches import TrainingRow, check_lengths, group_by_image, 
 from dcr2ad.training.losses import SEGMENTS, PreferenceLoss, krdpo_loss, segment_sums, sft_loss
 from dcr2ad.training.stage import StageWork, run_stage, train_images
 from dcr2ad.training.trainer import Outcome, Progress, Session
-from dcr2ad.training.weights import TrainedModel, adapter_of, model_digest, weights_digest
+from dcr2ad.training.weights import MARKER, TrainedModel, adapter_of, model_digest, weights_digest
 from dcr2ad.types import PreferencePair, Record
 
 REFERENCE = "reference.jsonl"
@@ -54,6 +54,7 @@ def train_krdpo(
     *,
     base_spec: str,
     seed: int,
+    fresh: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Train a model to prefer the right knowledge path; continues where an earlier run stopped.
@@ -73,13 +74,15 @@ def train_krdpo(
             adapter is trained on, so that one adapter is the result; for full fine-tuning it is merged first. Otherwise `vlm`
             itself is the SFT model.
         seed: seed of row order, adapter and dropout.
+        fresh: throw earlier work in `out` away first.
         progress: is told the optimiser steps done and their total.
 
     Returns:
         as `dcr2ad.training.sft.train_sft`.
 
     Raises:
-        InputError: no pair is left, a row exceeds the model's positions (names them), or `vlm` is not the adapter's base.
+        InputError: no pair is left, a row exceeds the model's positions (names them), or `vlm` is not what
+            `base_spec` calls for.
         RunError: the folder holds work made from other settings, inputs or another starting model.
         ModelError: the loss stopped being a number, or the adapter does not fit.
     """
@@ -88,8 +91,8 @@ def train_krdpo(
         raise InputError(f"none of {len(pairs)} pairs has two different responses", "Run `dcr2ad synthesize` first")
     digests = {"model": model_digest(vlm.model)}
     before = adapter_of(base_spec)
+    _check_start(vlm, base_spec, before, digests["model"])
     if before is not None:
-        _check_base(base_spec, before, digests["model"])
         digests["adapter"] = weights_digest(base_spec)
     work = StageWork(
         stage="krdpo",
@@ -102,6 +105,7 @@ def train_krdpo(
         },
         base=before.base if before else base_spec,
         seed=seed,
+        fresh=fresh,
         adapter=Path(base_spec) if before else None,
         train_images=lambda: {**(before.train_images if before else {}), **train_images(pair.question for pair in kept)},
         dropped=dict(Counter(["chosen and rejected are equal"] * (len(pairs) - len(kept)))),
@@ -110,12 +114,16 @@ def train_krdpo(
     return run_stage(vlm, task, work, progress)
 
 
-def _check_base(folder: str, adapter: TrainedModel, digest: str) -> None:
-    """Refuse an adapter's application to a model other than its base, the base with the adapter already merged above all."""
+def _check_start(vlm: VisionLanguageModel, spec: str, adapter: TrainedModel | None, digest: str) -> None:
+    """Refuse a start from anything but the SFT model: the base without its SFT, or with the adapter merged in already."""
+    if adapter is None:
+        if (Path(spec) / MARKER).is_file() and Path(vlm.model.name_or_path).resolve() != Path(spec).resolve():
+            raise InputError(f"the model given is {vlm.model.name_or_path}, not the SFT model {spec}", f"Open {spec}")
+        return
     was, now = adapter.base_digest.split("-")[0], digest.split("-")[0]
     if was == now and adapter.base_digest != digest:
         raise InputError(
-            f"the model given is not the one that the adapter in {folder} was trained on ({adapter.base!r})",
+            f"the model given is not the one that the adapter in {spec} was trained on ({adapter.base!r})",
             f"Open {adapter.base!r}, without the adapter",
         )
 

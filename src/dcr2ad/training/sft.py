@@ -36,6 +36,7 @@ def train_sft(
     *,
     base_spec: str,
     seed: int,
+    fresh: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Fine-tune a model on worked responses; continues where an earlier run stopped.
@@ -52,6 +53,7 @@ def train_sft(
         out: the stage's folder.
         base_spec: name the base was opened by; kept in ``model/dcr2ad.json``.
         seed: seed of row order, adapter and dropout.
+        fresh: throw earlier work in `out` away first.
         progress: is told the optimiser steps done and their total.
 
     Returns:
@@ -77,6 +79,7 @@ def train_sft(
         },
         base=base_spec,
         seed=seed,
+        fresh=fresh,
         adapter=None,
         train_images=lambda: train_images(kept),
         dropped=dict(Counter("no response" for question in questions if question.response is None)),

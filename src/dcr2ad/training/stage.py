@@ -37,6 +37,7 @@ class StageWork:
         inputs: digest of each input; ``model`` is the model's as given.
         base: name of the model an adapter is to be loaded onto.
         seed: seed.
+        fresh: whether earlier work in the folder is thrown away.
         adapter: adapter to go on with.
         train_images: content digest -> name of every query image trained on.
         dropped: rows left out, by reason.
@@ -48,6 +49,7 @@ class StageWork:
     inputs: dict[str, str]
     base: str
     seed: int
+    fresh: bool
     adapter: Path | None
     train_images: Callable[[], dict[str, str]]
     dropped: dict[str, int]
@@ -69,6 +71,7 @@ def run_stage(vlm: VisionLanguageModel, task: Task, work: StageWork, progress: P
         config={**work.settings.model_dump(mode="json"), "base": work.base, "processes": accelerator.num_processes},
         inputs=work.inputs,
         seed=work.seed,
+        fresh=work.fresh,
     )
     if not accelerator.is_main_process:
         finished = broadcast_object_list([None])[0]
