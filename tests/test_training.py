@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from dcr2ad.config import KrdpoSettings, SftSettings, TrainSettings
 from dcr2ad.errors import InputError, ModelError, RunError
 from dcr2ad.images import content_digest
+from dcr2ad.models.adapters import merge_for_inference, read_trained
 from dcr2ad.models.vlm import VisionLanguageModel
 from dcr2ad.training.batches import completion_logprobs, pair_row
 from dcr2ad.training.checkpoints import Checkpoint, Checkpoints, StepLog, read_log
@@ -25,7 +26,7 @@ from dcr2ad.training.krdpo import train_krdpo
 from dcr2ad.training.losses import krdpo_loss, segment_sums
 from dcr2ad.training.plan import Plan
 from dcr2ad.training.sft import train_sft
-from dcr2ad.training.weights import load_trainable, merge_for_inference, read_trained
+from dcr2ad.training.weights import load_trainable
 from tests.tiny import tiny_base, tiny_internvl, tiny_pairs, tiny_questions, tiny_qwen
 
 BASE = tiny_base()

@@ -9,6 +9,7 @@ AnomalyDINO (Damm et al. 2025). docs/expert.md holds what was tried, with figure
 from __future__ import annotations
 
 import io
+import zipfile
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,8 +25,7 @@ from dcr2ad.errors import InputError
 from dcr2ad.images import content_digest, load_image
 from dcr2ad.models.nano import NAME, build_nano
 from dcr2ad.models.tower import PATCH, VisionTower, load_vision_tower, to_pixels
-from dcr2ad.places import cell_maxima
-from dcr2ad.regions import describe
+from dcr2ad.regions import cell_scores, connected, elongation, tone
 from dcr2ad.types import ExpertFindings
 
 LAYERS = (7, 8)
@@ -44,6 +44,8 @@ UNIT = 0.043
 """One unit of score: spread of an ordinary reference's self-distances (median over real-mini's train references)."""
 THRESHOLD = 4.4
 """Score above which a part is called anomalous: 80 % of real-mini's sound train parts lie below; no defect was looked at."""
+HOT_SHARE = 0.6
+"""A patch is hot when it passes the threshold and this share of the peak: a strong defect's halo is not the defect."""
 GRID = FINE // PATCH
 """Side of the anomaly map in patches."""
 _CACHE_VERSION = "expert-v1"
@@ -122,7 +124,7 @@ class Expert:
         try:
             with np.load(file) as arrays:
                 return Features(torch.from_numpy(arrays["coarse"]), torch.from_numpy(arrays["fine"]), arrays["light"])
-        except (OSError, ValueError, KeyError):  # absent, or torn by another version: computed again
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile):  # absent, or torn by another version: computed again
             features = self._encode(path, views=key[1])
             buffer = io.BytesIO()
             np.savez(buffer, coarse=features.coarse.numpy(), fine=features.fine.numpy(), light=features.light)
@@ -221,18 +223,31 @@ def _weighted(distance: torch.Tensor, isolation: torch.Tensor) -> torch.Tensor:
 
 
 def _findings(anomaly: np.ndarray, ordinary: float, lighter: np.ndarray) -> ExpertFindings:
-    worst = np.sort(anomaly, axis=None)[-max(1, int(anomaly.size * TOP)) :]
-    score = float(worst.mean())
-    cells = cell_maxima(np.kron(anomaly, np.ones((3, 3))))  # so that thirds of the image are whole numbers of rows
-    region = describe(anomaly, level=THRESHOLD if score > THRESHOLD else np.inf, lighter=lighter)
+    """Put a map into words; `lighter` is each patch's luminance minus that of its match."""
+    score = float(np.sort(anomaly, axis=None)[-max(1, int(anomaly.size * TOP)) :].mean())
+    cells = cell_scores(anomaly)
+    hot = anomaly > max(THRESHOLD, HOT_SHARE * float(anomaly.max()))
+    common = {
+        "score": score,
+        "raw": score * UNIT + ordinary,
+        "threshold": THRESHOLD,
+        "cell": int(cells.argmax()),
+        "cells": tuple(float(value) for value in cells),
+    }
+    if score <= THRESHOLD:
+        return ExpertFindings(**common, extent=0.0, elongation=1.0, tone="same")
+    row, column = np.unravel_index(int(anomaly.argmax()), anomaly.shape)
+    part = connected(hot, (int(row), int(column)))
+    rows, columns = np.nonzero(part)
     return ExpertFindings(
-        score=score,
-        raw=score * UNIT + ordinary,
-        threshold=THRESHOLD,
-        cell=int(cells.argmax()),
-        cells=tuple(float(value) for value in cells),
-        extent=region.extent,
-        elongation=region.elongation,
-        tone=region.tone,
-        box=region.box,
+        **common,
+        extent=float(hot.mean()),
+        elongation=elongation(rows, columns),
+        tone=tone(float(np.average(lighter[part], weights=anomaly[part]))),
+        box=(
+            float(columns.min() / GRID),
+            float(rows.min() / GRID),
+            float((columns.max() + 1) / GRID),
+            float((rows.max() + 1) / GRID),
+        ),
     )

@@ -18,7 +18,8 @@ from typing import Any
 import torch
 
 from dcr2ad.artifacts import digest_file
-from dcr2ad.errors import Dcr2adError, ModelError, RecordError
+from dcr2ad.errors import Dcr2adError
+from dcr2ad.models.adapters import MARKER, adapter_of, merge_for_inference
 from dcr2ad.models.base import ModelInfo
 from dcr2ad.models.prefix import PrefixRunner
 from dcr2ad.models.vlm import TokenizedPrompt, VisionLanguageModel
@@ -53,14 +54,14 @@ class HFModel:
         folder, adapters, digest = resolve(spec)
         vlm = VisionLanguageModel.load(folder)
         for adapter in adapters:
-            apply_adapter(vlm, adapter)
+            vlm.model = merge_for_inference(vlm.model, adapter)
         return cls(vlm, name=spec, digest=digest)
 
     @classmethod
     def open_base(cls, spec: str) -> HFModel:
         """Open what a trained folder's own adapter goes onto, to train that adapter on; any other model as `open` does."""
-        note = read_note(Path(spec))
-        return cls.open(note["base"] if note and note["kind"] == "adapter" else spec)
+        trained = adapter_of(spec)
+        return cls.open(trained.base if trained else spec)
 
     @cached_property
     def info(self) -> ModelInfo:
@@ -137,47 +138,14 @@ def resolve(spec: str) -> tuple[Path, list[Path], str]:
         from dcr2ad.models.nano import build_nano
 
         folder = build_nano()
-        adapters = [SHIPPED_ADAPTER] if spec == "nano" and (SHIPPED_ADAPTER / "dcr2ad.json").is_file() else []
+        adapters = [SHIPPED_ADAPTER] if spec == "nano" and (SHIPPED_ADAPTER / MARKER).is_file() else []
         return folder, adapters, _digest([folder, *adapters])
     folder = Path(spec.removeprefix("hf:"))
-    note = read_note(folder)
-    if note is None or note["kind"] == "full":
+    trained = adapter_of(str(folder))
+    if trained is None:
         return folder, [], _digest([folder])
-    base, adapters, _ = resolve(note["base"])
+    base, adapters, _ = resolve(trained.base)
     return base, [*adapters, folder], _digest([base, *adapters, folder])
-
-
-def read_note(folder: Path) -> dict[str, Any] | None:
-    """What a training stage noted beside the weights it wrote; None for any other model folder.
-
-    Raises:
-        RecordError: the note is damaged.
-    """
-    file = folder / "dcr2ad.json"
-    if not file.is_file():
-        return None
-    try:
-        note: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RecordError(f"{file} cannot be read ({error})", "Train again, or restore the file") from None
-    if note.get("kind") not in {"adapter", "full"} or not isinstance(note.get("base"), str):
-        raise RecordError(f"{file} is not a model's note", "Train again, or restore the file")
-    return note
-
-
-def apply_adapter(vlm: VisionLanguageModel, folder: Path) -> None:
-    """Merge a LoRA adapter (and trained projector) into a loaded model.
-
-    Raises:
-        ModelError: the adapter does not fit the model.
-    """
-    from peft import PeftModel
-
-    try:
-        vlm.model = PeftModel.from_pretrained(vlm.model, str(folder)).merge_and_unload().eval()
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise ModelError(f"adapter {folder} does not fit: {str(error).splitlines()[0]}", "Train it again") from None
-    vlm.forget_features()
 
 
 def _digest(folders: Sequence[Path]) -> str:
@@ -185,7 +153,7 @@ def _digest(folders: Sequence[Path]) -> str:
     parts = []
     for folder in folders:
         noted = None
-        for name in ("nano.json", "dcr2ad.json"):
+        for name in ("nano.json", MARKER):
             if (folder / name).is_file():
                 noted = json.loads((folder / name).read_text(encoding="utf-8")).get("digest")
         files = sorted(folder.glob("*.safetensors"))

@@ -20,12 +20,13 @@ from dcr2ad.artifacts import RecordWriter, digest_json, read_records
 from dcr2ad.config import KrdpoSettings
 from dcr2ad.errors import InputError, RunError
 from dcr2ad.knowledge.base import KnowledgeBase
+from dcr2ad.models.adapters import MARKER, TrainedModel, adapter_of
 from dcr2ad.models.vlm import VisionLanguageModel
 from dcr2ad.training.batches import TrainingRow, check_lengths, group_by_image, pair_row, rejected_trajectory
 from dcr2ad.training.losses import SEGMENTS, PreferenceLoss, krdpo_loss, segment_sums, sft_loss
 from dcr2ad.training.stage import StageWork, run_stage, train_images
 from dcr2ad.training.trainer import Outcome, Progress, Session
-from dcr2ad.training.weights import MARKER, TrainedModel, adapter_of, model_digest, weights_digest
+from dcr2ad.training.weights import model_digest, weights_digest
 from dcr2ad.types import PreferencePair, Record
 
 REFERENCE = "reference.jsonl"

@@ -1,0 +1,103 @@
+"""Folders of trained models: what they say of themselves, and how an adapter goes onto its base.
+
+Reads ``dcr2ad.json`` beside a peft adapter or a whole transformers model; returns records and models. Knows nothing about
+training (`dcr2ad.training.weights` writes these folders). LoRA is the paper's way for 72B (Section 4.3).
+"""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import ValidationError
+
+from dcr2ad.errors import ModelError
+from dcr2ad.types import Record
+
+MARKER = "dcr2ad.json"
+"""File that makes a folder a trained model."""
+
+
+class TrainedModel(Record):
+    """What a folder that a training stage wrote holds; kept as `dcr2ad.json`."""
+
+    format: Literal[1] = 1
+    """Version of this file."""
+    base: str
+    """Model the training began with; an adapter is loaded onto it."""
+    kind: Literal["adapter", "full"]
+    """``adapter``: a peft adapter with the projector; ``full``: a whole transformers model."""
+    stage: str
+    """``sft`` or ``krdpo``."""
+    seed: int
+    """Seed of the run."""
+    recipe: dict[str, Any]
+    """Settings of the stage."""
+    digest: str
+    """SHA-256 of the weights file (of their digests, where there are several)."""
+    base_digest: str
+    """`model_digest` of the model as it was given to training, an earlier adapter not counted."""
+    train_images: dict[str, str]
+    """Content SHA-256 of every query image trained on -> its path's last parts; an evaluation can see what it must not ask."""
+
+
+def read_trained(folder: str | Path) -> TrainedModel:
+    """What a trained folder says of itself.
+
+    Raises:
+        ModelError: it is no such folder.
+    """
+    path = Path(folder) / MARKER
+    try:
+        return TrainedModel.model_validate_json(path.read_text(encoding="utf-8"))
+    except OSError:
+        raise ModelError(f"{folder} is no trained model (no {MARKER})", "Name the model folder of a training stage") from None
+    except ValidationError as error:
+        raise ModelError(f"{path} cannot be read ({error.errors()[0]['msg']})", "Train again, or use another folder") from None
+
+
+def adapter_of(spec: str) -> TrainedModel | None:
+    """What a model's name means, where it is the folder of a trained adapter; None for any other model."""
+    if not (Path(spec) / MARKER).is_file():
+        return None
+    trained = read_trained(spec)
+    return trained if trained.kind == "adapter" else None
+
+
+def merge_for_inference(model: Any, folder: str | Path) -> Any:
+    """The model with an adapter merged into its weights; ready for inference, no peft left in it.
+
+    Args:
+        model: the adapter's base model; changed in place.
+        folder: folder of a trained adapter.
+
+    Raises:
+        ModelError: no adapter there, or it does not fit the model.
+    """
+    merged = with_adapter(model, Path(folder), trainable=False).merge_and_unload()
+    return merged.eval().requires_grad_(False)
+
+
+def with_adapter(model: Any, folder: Path, *, trainable: bool) -> Any:
+    """The model as a peft model with an adapter loaded; every stored name must have its place, and the other way round.
+
+    Raises:
+        ModelError: no adapter there, or it does not fit the model.
+    """
+    from peft import PeftModel, get_peft_model_state_dict
+    from safetensors import SafetensorError, safe_open
+
+    file = folder / "adapter_model.safetensors"
+    try:
+        with safe_open(file, framework="pt") as stored:
+            names = set(stored.keys())
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # missing names are checked below, and are an error
+            loaded = PeftModel.from_pretrained(model, folder, is_trainable=trainable)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        reason = " ".join(str(error).split())[:160] or type(error).__name__
+        raise ModelError(f"the adapter in {folder} cannot be loaded ({reason})", "Load it onto the base it names") from None
+    if names != set(get_peft_model_state_dict(loaded, save_embedding_layers=False)):
+        raise ModelError(f"the adapter in {folder} does not fit {type(model).__name__}", "Load it onto the base it names")
+    return loaded
