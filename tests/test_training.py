@@ -20,13 +20,13 @@ from dcr2ad.errors import InputError, ModelError, RunError
 from dcr2ad.images import content_digest
 from dcr2ad.models.adapters import merge_for_inference, read_trained
 from dcr2ad.models.vlm import VisionLanguageModel
-from dcr2ad.training.batches import completion_logprobs, pair_row
+from dcr2ad.training.batches import completion_logprobs, pair_row, sft_row
 from dcr2ad.training.checkpoints import Checkpoint, Checkpoints, StepLog, read_log
 from dcr2ad.training.krdpo import train_krdpo
 from dcr2ad.training.losses import krdpo_loss, segment_sums
 from dcr2ad.training.plan import Plan
 from dcr2ad.training.sft import train_sft
-from dcr2ad.training.weights import load_trainable
+from dcr2ad.training.weights import load_trainable, pack_adapter
 from tests.tiny import tiny_base, tiny_internvl, tiny_pairs, tiny_questions, tiny_qwen
 
 BASE = tiny_base()
@@ -276,6 +276,25 @@ def test_one_adapter_through_both_stages(name: str, request: pytest.FixtureReque
     with torch.no_grad():
         one, two = (completion_logprobs(vlm, [row])[0] for vlm in (result, trained))
     assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(one, two, strict=True))
+
+
+def test_a_packed_adapter_is_half_the_size_and_says_nearly_the_same(internvl: Path, tmp_path: Path, folder: Path) -> None:
+    sft(internvl, tmp_path / "sft", folder / "photos", 4, **LORA)
+    adapter, packed = tmp_path / "sft" / "model", tmp_path / "packed"
+    about = pack_adapter(adapter, packed)
+    sizes = [(path / "adapter_model.safetensors").stat().st_size for path in (packed, adapter)]
+    assert sizes[0] < 0.6 * sizes[1]
+    assert read_trained(packed) == about and about.digest != read_trained(adapter).digest
+    row = sft_row(load(internvl), tiny_questions(folder / "photos", 1, direct_every=0)[0], BASE)
+    found = []
+    for path in (adapter, packed):
+        vlm = load(internvl)
+        vlm.model = merge_for_inference(vlm.model, path)
+        with torch.no_grad():
+            found.append(completion_logprobs(vlm, [row])[0][0])
+    assert torch.allclose(*found, atol=0.05) and not torch.equal(*found)
+    with pytest.raises(InputError, match="exists already"):
+        pack_adapter(adapter, packed)
 
 
 def test_adapter_on_another_base_is_refused(qwen: Path, tmp_path: Path, folder: Path) -> None:

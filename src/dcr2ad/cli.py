@@ -316,6 +316,17 @@ def run(
 
 
 @app.command()
+def pack(
+    model: Annotated[Path, typer.Argument(help="model/ of a training stage: an adapter.")],
+    out: Annotated[Path, typer.Argument(help="Folder to write.")],
+) -> None:
+    """Copy a trained adapter in bfloat16, half the size."""
+    from dcr2ad.training.weights import pack_adapter
+
+    typer.echo(pack_adapter(model, out).digest)
+
+
+@app.command()
 def show(
     file: Annotated[Path, typer.Argument(help="A record file (JSONL).")],
     count: Annotated[int, typer.Option("-n", help="How many records.")] = 3,
