@@ -32,6 +32,7 @@ LAYERS: dict[str, int] = {
     "prompts": 2,
     "questions": 2,
     "regions": 1,
+    "reasoning": 2,
     "report": 2,
     "routing": 2,
     "teacher": 2,

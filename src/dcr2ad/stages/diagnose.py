@@ -17,7 +17,7 @@ from dcr2ad.images import content_digest, load_image
 from dcr2ad.knowledge.agnostic import name_object
 from dcr2ad.knowledge.base import KnowledgeBase
 from dcr2ad.models.base import ChatModel, letter_probabilities
-from dcr2ad.parsing import LETTERS, parse_response, write_response
+from dcr2ad.parsing import LETTERS, parse_response
 from dcr2ad.places import PLACES
 from dcr2ad.prompts import (
     LOCATION_QUESTION,
@@ -29,6 +29,7 @@ from dcr2ad.prompts import (
     size_word,
     tone_words,
 )
+from dcr2ad.reasoning import write_responses
 from dcr2ad.report.overlay import encode_map
 from dcr2ad.routing import Routing, rank_titles, route
 from dcr2ad.types import (
@@ -298,28 +299,32 @@ def _verdict(diagnoser: Diagnoser, case: _Case, notes: list[str]) -> tuple[str, 
     question = detection_question(case.sample.id, case.sample)
     prompt = build_prompt(question, entries=case.entries, shots=len(case.sample.references))
     opening = f"<knowledge>{case.ranking[0].title}:" if case.ranking else ""
-    completion = _generate(diagnoser, prompt.model_copy(update={"opening": opening}))
-    response = opening + completion.text
-    read = parse_response(response, question.options)
+    written = write_responses(diagnoser.model, [prompt.model_copy(update={"opening": opening})], [question.options])[0]
+    _check_written(written.completion)
+    read = parse_response(written.text, question.options)
     trajectory = None
     if isinstance(read, Unparsed):
         notes.append(f"The model's response could not be read ({read.reason}); the verdict was read off its answer alone.")
     else:
         trajectory = read
-    if not diagnoser.model.info.can_score:
-        if trajectory is None:
-            raise InputError("the model's response holds no answer, and it gives no probabilities", "Use another model")
-        return response, trajectory, 1.0 if trajectory.answer == 0 else 0.0
     # Option 0 says that there is a defect (dcr2ad.prompts.DETECTION_OPTIONS).
-    reasoned = write_response(trajectory) if trajectory else ""
-    probabilities = letter_probabilities(diagnoser.model, [answer_prompt(prompt, reasoned)], [2])[0]
-    return response, trajectory, probabilities[0]
+    if written.probabilities is not None:
+        return written.text, trajectory, written.probabilities[0]
+    if diagnoser.model.info.can_score:
+        return written.text, trajectory, letter_probabilities(diagnoser.model, [answer_prompt(prompt)], [2])[0][0]
+    if trajectory is None:
+        raise InputError("the model's response holds no answer, and it gives no probabilities", "Use another model")
+    return written.text, trajectory, 1.0 if trajectory.answer == 0 else 0.0
+
+
+def _check_written(completion: Completion) -> None:
+    if completion.status == "failed":
+        raise ModelError(completion.error.rstrip("."), "")
 
 
 def _generate(diagnoser: Diagnoser, prompt: Prompt) -> Completion:
     completion = diagnoser.model.generate([prompt], Sampling(max_new_tokens=diagnoser.max_new_tokens))[0][0]
-    if completion.status == "failed":
-        raise ModelError(completion.error.rstrip("."), "")
+    _check_written(completion)
     return completion
 
 

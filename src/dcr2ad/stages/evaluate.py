@@ -22,11 +22,12 @@ from dcr2ad.artifacts import (
     write_records,
     write_text,
 )
-from dcr2ad.errors import Dcr2adError, InputError
+from dcr2ad.errors import InputError
 from dcr2ad.knowledge.base import KnowledgeBase
 from dcr2ad.models.base import ChatModel, letter_probabilities
-from dcr2ad.parsing import parse_response, read_answer_official, write_response
+from dcr2ad.parsing import parse_response, read_answer_official
 from dcr2ad.prompts import answer_prompt, build_prompt
+from dcr2ad.reasoning import write_responses
 from dcr2ad.routing import route
 from dcr2ad.types import (
     EvalProtocol,
@@ -36,7 +37,6 @@ from dcr2ad.types import (
     Prompt,
     Question,
     RankedEntry,
-    Sampling,
     Unparsed,
 )
 
@@ -192,9 +192,8 @@ def _by_reasoning(
     opening = f"<knowledge>{ranking[0].title}:" if ranking else ""
     opened = [prompt.model_copy(update={"opening": opening}) for prompt in prompts]
     found = []
-    for question, prompt, completions in zip(group, prompts, model.generate(opened, Sampling()), strict=True):
-        completion = completions[0]
-        raw = opening + completion.text
+    for question, written in zip(group, write_responses(model, opened, [q.options for q in group]), strict=True):
+        raw, completion = written.text, written.completion
         if completion.status in {"failed", "refused"}:
             found.append(_prediction(question, ranking, status=completion.status, error=completion.error, raw=raw))
             continue
@@ -206,20 +205,10 @@ def _by_reasoning(
         if isinstance(answer, Unparsed):
             found.append(_prediction(question, ranking, status="unparsed", error=answer.reason, raw=raw))
             continue
-        probabilities = _reasoned_probabilities(model, question, prompt, raw)
-        found.append(_prediction(question, ranking, status="answered", answer=answer, probabilities=probabilities, raw=raw))
+        found.append(
+            _prediction(question, ranking, status="answered", answer=answer, probabilities=written.probabilities, raw=raw)
+        )
     return found
-
-
-def _reasoned_probabilities(model: ChatModel, question: Question, prompt: Prompt, raw: str) -> tuple[float, ...] | None:
-    """Option probabilities at the answer's place of a written response; None where the backend cannot score."""
-    read = parse_response(raw, question.options)
-    if not model.info.can_score or isinstance(read, Unparsed):
-        return None
-    try:
-        return letter_probabilities(model, [answer_prompt(prompt, write_response(read))], [len(question.options)])[0]
-    except Dcr2adError:
-        return None
 
 
 def _prediction(

@@ -1,0 +1,109 @@
+"""Responses written in their form: a model fills path, reasoning and answer, and can leave none of them open.
+
+Reads prompts and a model; returns whole responses with the probabilities of the options. Decoding is held to the form of
+`dcr2ad.parsing`, as routing is held to titles that exist: each part ends at its closing tag, or at its limit at the last whole
+clause. A model behind an endpoint writes freely instead, since a server may not continue an opened response. Knows nothing
+about questions, knowledge or files. Not in the paper.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from dcr2ad.models.base import ChatModel, letter_probabilities
+from dcr2ad.parsing import (
+    ANSWER_CLOSING,
+    ANSWER_OPENING,
+    KNOWLEDGE_CLOSING,
+    KNOWLEDGE_OPENING,
+    LETTERS,
+    parse_response,
+    write_response,
+)
+from dcr2ad.prompts import answer_prompt
+from dcr2ad.types import Completion, Prompt, Sampling, Unparsed
+
+WHY_TOKENS = 32
+"""Limit of the sentence on why the entry applies; worked responses have 14 words at most."""
+REASONING_TOKENS = 96
+"""Limit of the reasoning; worked responses have 45 words at most."""
+FREE_TOKENS = 192
+"""Limit of a response written freely."""
+
+
+class Written(NamedTuple):
+    """One response."""
+
+    text: str
+    """The whole response, its opening included."""
+    completion: Completion
+    """How it ended; ``length`` when a part was cut at its limit."""
+    probabilities: tuple[float, ...] | None
+    """Probability of each option at the answer's place; None where the backend cannot score or the response is unreadable."""
+
+
+def write_responses(model: ChatModel, prompts: Sequence[Prompt], options: Sequence[Sequence[str]]) -> list[Written]:
+    """Have a model answer prompts with path, reasoning and answer.
+
+    Args:
+        model: the model.
+        prompts: prompts whose openings are empty, or hold the opened path with its title.
+        options: for each its option texts.
+
+    Raises:
+        ImageError: an image cannot be used (in-process models).
+    """
+    if model.info.backend == "transformers":
+        return _held_to_form(model, prompts, options)
+    return [_free(model, prompt, listed) for prompt, listed in zip(prompts, options, strict=True)]
+
+
+def _held_to_form(model: ChatModel, prompts: Sequence[Prompt], options: Sequence[Sequence[str]]) -> list[Written]:
+    opened = [_opened(prompt, prompt.opening or KNOWLEDGE_OPENING) for prompt in prompts]
+    why, one = _part(model, opened, KNOWLEDGE_CLOSING, WHY_TOKENS)
+    opened = [_opened(p, f"{p.opening}{text}{KNOWLEDGE_CLOSING}<think>") for p, text in zip(opened, why, strict=True)]
+    thought, two = _part(model, opened, "</think>", REASONING_TOKENS)
+    opened = [_opened(p, f"{p.opening}{text}</think>{ANSWER_OPENING}") for p, text in zip(opened, thought, strict=True)]
+    found = letter_probabilities(model, opened, [len(listed) for listed in options])
+    written = []
+    for prompt, probabilities, first, second in zip(opened, found, one, two, strict=True):
+        letter = LETTERS[max(range(len(probabilities)), key=probabilities.__getitem__)]
+        cut = "length" in (first.status, second.status)
+        completion = second.model_copy(
+            update={"status": "length" if cut else "stop", "new_tokens": first.new_tokens + second.new_tokens + 1}
+        )
+        written.append(Written(f"{prompt.opening}{letter}{ANSWER_CLOSING}", completion, probabilities))
+    return written
+
+
+def _part(model: ChatModel, prompts: Sequence[Prompt], closing: str, limit: int) -> tuple[list[str], list[Completion]]:
+    """Text of each up to its closing tag; what is cut at the limit ends at its last whole clause."""
+    texts, completions = [], []
+    for found in model.generate(prompts, Sampling(max_new_tokens=limit)):
+        raw = found[0].text
+        ended = closing in raw or found[0].status != "length"
+        text = raw.split("<")[0].rstrip()
+        texts.append(text if ended else _whole_clause(text))
+        completions.append(found[0].model_copy(update={"status": "stop" if ended else "length"}))
+    return texts, completions
+
+
+def _whole_clause(text: str) -> str:
+    ends = [text.rfind(mark) for mark in (". ", ", ", "; ")]
+    return text[: max(ends)] if max(ends) > len(text) // 3 else text
+
+
+def _opened(prompt: Prompt, opening: str) -> Prompt:
+    return prompt.model_copy(update={"opening": opening})
+
+
+def _free(model: ChatModel, prompt: Prompt, options: Sequence[str]) -> Written:
+    completion = model.generate([prompt], Sampling(max_new_tokens=FREE_TOKENS))[0][0]
+    text = prompt.opening + completion.text
+    read = parse_response(text, options)
+    probabilities = None
+    if model.info.can_score and completion.status != "failed" and not isinstance(read, Unparsed):
+        bare = prompt.model_copy(update={"opening": ""})
+        probabilities = letter_probabilities(model, [answer_prompt(bare, write_response(read))], [len(options)])[0]
+    return Written(text, completion, probabilities)
