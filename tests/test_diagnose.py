@@ -88,6 +88,12 @@ def test_a_defect_is_told_with_what_it_rests_on(photographs: tuple[Path, Path]) 
     assert "visual expert" in made.description and not made.notes
 
 
+def test_the_place_is_the_one_the_reasoning_names(photographs: tuple[Path, Path]) -> None:
+    said = " a line</knowledge><think>The mark lies at the bottom left.</think><answer>A</answer>"
+    made = diagnose(diagnoser(model("Surface scratch", "A", response=said)), photographs[0], [photographs[1]])
+    assert made.location == "bottom left"
+
+
 def test_a_good_part_has_no_place_and_no_type(photographs: tuple[Path, Path]) -> None:
     made = diagnose(diagnoser(model(NORMAL.title, "B")), photographs[0], [photographs[1]])
     assert made.verdict == "normal" and made.probability < 0.5

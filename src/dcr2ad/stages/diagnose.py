@@ -7,6 +7,7 @@ folder of images becomes a JSONL file that a stopped run continues. Knows nothin
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -165,7 +166,7 @@ def diagnose(
         knowledge=selected,
         runners_up=tuple(r for r in case.ranking if selected is None or r.key != selected.key)[:RUNNERS_UP],
         reasoning=trajectory.reasoning if trajectory else response,
-        location=_location(diagnoser, case) if anomalous else None,
+        location=_location(diagnoser, case, trajectory) if anomalous else None,
         defect_type=defect.title if defect else None,
         description=_describe(sample, shown, anomalous),
         effect=name_object(shown.effect, object_name) if shown and anomalous else "",
@@ -352,7 +353,11 @@ def _defect_entry(
     return None
 
 
-def _location(diagnoser: Diagnoser, case: _Case) -> str | None:
+def _location(diagnoser: Diagnoser, case: _Case, trajectory: Trajectory | None) -> str | None:
+    """Where the model says it is: the one place its reasoning names, else its answer to the question where."""
+    stated = {place for place in PLACES if trajectory and re.search(rf"\b{place}\b", trajectory.reasoning)}
+    if len(stated) == 1:
+        return stated.pop()
     if not diagnoser.model.info.can_score:
         return PLACES[case.sample.expert.cell] if case.sample.expert else None
     asked = Question(

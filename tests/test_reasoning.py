@@ -1,0 +1,41 @@
+"""Responses held to their form by a real model, however little it has learnt."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dcr2ad.models.hf import HFModel
+from dcr2ad.models.scripted import ScriptedModel
+from dcr2ad.parsing import parse_response
+from dcr2ad.prompts import build_prompt
+from dcr2ad.reasoning import REASONING_TOKENS, WHY_TOKENS, write_responses
+from dcr2ad.types import Trajectory, Unparsed
+from tests.tiny import tiny_internvl, tiny_questions
+
+
+def test_an_untrained_model_still_answers_in_the_form(tmp_path: Path) -> None:
+    model = HFModel.open(f"hf:{tiny_internvl(tmp_path / 'm')}")
+    questions = tiny_questions(tmp_path, 4)
+    prompts = [build_prompt(q).model_copy(update={"opening": "<knowledge>Scratch:"}) for q in questions]
+    for q, written in zip(questions, write_responses(model, prompts, [q.options for q in questions]), strict=True):
+        read = parse_response(written.text, q.options)
+        assert isinstance(read, Trajectory) and read.entry == "Scratch"
+        assert written.probabilities is not None and sum(written.probabilities) == pytest.approx(1)
+        assert read.answer == max(range(len(q.options)), key=written.probabilities.__getitem__)
+        assert written.completion.new_tokens <= WHY_TOKENS + REASONING_TOKENS + 1
+
+
+def test_without_an_opening_the_model_names_the_entry_itself(tmp_path: Path) -> None:
+    model = HFModel.open(f"hf:{tiny_internvl(tmp_path / 'm')}")
+    question = tiny_questions(tmp_path, 1)[0]
+    text = write_responses(model, [build_prompt(question)], [question.options])[0].text
+    assert text.startswith("<knowledge>") and text.count("<think>") == text.count("<answer>") == 1
+
+
+def test_what_a_server_writes_is_left_as_it_is(tmp_path: Path) -> None:
+    question = tiny_questions(tmp_path, 1)[0]
+    written = write_responses(ScriptedModel(lambda p: "I cannot tell."), [build_prompt(question)], [question.options])[0]
+    assert written.text == "I cannot tell." and written.probabilities is None
+    assert isinstance(parse_response(written.text, question.options), Unparsed)
