@@ -114,7 +114,8 @@ def test_a_process_killed_at_any_moment_continues_to_the_same_bytes(drawn: Path,
     script = (
         "import sys, time; from dcr2ad.stages.instruct import *; from dcr2ad.config import InstructSettings\n"
         "def slow(done, total): time.sleep(0.05)\n"
-        "build_instructions(sys.argv[1], sys.argv[2], KnowledgeBase.builtin(), InstructSettings(listed_share=0.0), seed=5, progress=slow)\n"
+        "settings = InstructSettings(listed_share=0.0)\n"
+        "build_instructions(sys.argv[1], sys.argv[2], KnowledgeBase.builtin(), settings, seed=5, progress=slow)\n"
     )
     whole = _build(drawn, tmp_path / "whole")
     process = subprocess.Popen([sys.executable, "-c", script, str(drawn), str(tmp_path / "cut")])
