@@ -1,0 +1,55 @@
+"""Verbs that make or show data."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dcr2ad.cli.options import Base, Datasets, Fresh, Out, RecipeFile, Seed, app
+
+
+@app.command()
+def draw(
+    out: Out = Path("runs/drawn"),
+    count: Annotated[int, typer.Option("-n", help="Pictures of each part and defect.")] = 10,
+    seed: Seed = 0,
+) -> None:
+    """Draw labelled parts with exact masks: data without a download (MVTec layout)."""
+    from dcr2ad.commands.data import run_draw
+
+    run_draw(out, count=count, seed=seed)
+
+
+@app.command()
+def instruct(
+    data: Annotated[Path, typer.Argument(help="Folder of labelled photographs.")],
+    out: Out = Path("runs/instruct"),
+    dataset: Datasets = None,
+    recipe: RecipeFile = None,
+    knowledge: Base = None,
+    seed: Seed = 0,
+    fresh: Fresh = False,
+) -> None:
+    """Make verified questions with worked responses (AD-Instruct)."""
+    from dcr2ad.commands.data import run_instruct
+
+    run_instruct(data, out, datasets=dataset or [], recipe=recipe, knowledge=knowledge, seed=seed, fresh=fresh)
+
+
+@app.command()
+def show(
+    file: Annotated[Path, typer.Argument(help="A record file (JSONL).")],
+    count: Annotated[int, typer.Option("-n", help="How many records.")] = 3,
+) -> None:
+    """Print the first records of a file, readably."""
+    from dcr2ad.errors import RecordError
+
+    try:
+        with file.open(encoding="utf-8") as lines:
+            for _, line in zip(range(count), lines, strict=False):
+                typer.echo(json.dumps(json.loads(line), indent=2, ensure_ascii=False))
+    except (OSError, ValueError) as error:
+        raise RecordError(f"{file} cannot be shown ({error})", "Name a JSONL file") from None

@@ -1,0 +1,57 @@
+"""Verbs about single photographs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dcr2ad.cli.options import Base, Fresh, Model, app
+
+
+@app.command()
+def diagnose(
+    image: Annotated[Path, typer.Argument(help="A photograph, or a folder of them.")],
+    reference: Annotated[list[Path] | None, typer.Option("--reference", "-r", help="Good part; may be repeated.")] = None,
+    object_name: Annotated[str, typer.Option("--object", help="What the part is called.")] = "part",
+    question: Annotated[str | None, typer.Option(help="A question of your own.")] = None,
+    option: Annotated[list[str] | None, typer.Option(help="An option of your question; repeat.")] = None,
+    context: Annotated[str, typer.Option(help="none, category, routed or oracle:KEY.")] = "routed",
+    model: Model = "nano",
+    expert: Annotated[bool, typer.Option("--expert/--no-expert", help="Visual expert's findings in the prompt.")] = True,
+    knowledge: Base = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, one object a line.")] = False,
+    report: Annotated[Path | None, typer.Option(help="Write a self-contained HTML page.")] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="For a folder: where results go.")] = Path("runs/diagnose"),
+    fresh: Fresh = False,
+) -> None:
+    """Is this part all right? Verdict, place, kind, reasoning, and the knowledge it rests on."""
+    from dcr2ad.commands.diagnosis import run_diagnose
+
+    run_diagnose(
+        image,
+        reference or [],
+        object_name=object_name,
+        question=question,
+        options=option or [],
+        context=context,
+        model=model,
+        expert=expert,
+        knowledge=knowledge,
+        as_json=as_json,
+        report=report,
+        out=out,
+        fresh=fresh,
+    )
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write to.")] = Path("demo"),
+    model: Model = "nano",
+) -> None:
+    """Build the embedded model, diagnose drawn example parts, write a page."""
+    from dcr2ad.commands.diagnosis import run_demo
+
+    run_demo(out, model=model)

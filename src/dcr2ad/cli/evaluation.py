@@ -1,0 +1,63 @@
+"""Verbs that measure and report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dcr2ad.cli.options import Base, Datasets, Fresh, Model, Out, Seed, app
+
+
+@app.command()
+def bench(
+    data: Annotated[Path, typer.Argument(help="Folder of labelled photographs.")],
+    out: Out = Path("runs/bench"),
+    split: Annotated[str, typer.Option(help="Split of the data; empty for all.")] = "dev",
+    max_images: Annotated[int | None, typer.Option(help="Images at most.")] = None,
+    dataset: Datasets = None,
+    knowledge: Base = None,
+    seed: Seed = 0,
+    fresh: Fresh = False,
+) -> None:
+    """Turn labelled photographs into benchmark questions with held-out wording."""
+    from dcr2ad.commands.evaluation import run_bench
+
+    run_bench(
+        data, out, split=split, max_images=max_images, datasets=dataset or [], knowledge=knowledge, seed=seed, fresh=fresh
+    )
+
+
+@app.command()
+def evaluate(
+    questions: Annotated[Path, typer.Argument(help="questions.jsonl of a benchmark.")],
+    model: Model = "nano",
+    shots: Annotated[int, typer.Option(help="References shown.")] = 1,
+    context: Annotated[str, typer.Option(help="none, category, routed or oracle.")] = "none",
+    expert: Annotated[bool, typer.Option("--expert/--no-expert", help="Visual expert's findings in the prompt.")] = True,
+    answering: Annotated[str, typer.Option(help="score or reason.")] = "score",
+    scoring: Annotated[str, typer.Option(help="strict or mmad-official.")] = "strict",
+    out: Out = Path("runs/evaluate"),
+    knowledge: Base = None,
+    fresh: Fresh = False,
+) -> None:
+    """Ask a benchmark under one protocol; print accuracies with intervals."""
+    from dcr2ad.commands.evaluation import run_evaluate
+
+    protocol = {"shots": shots, "context": context, "expert": expert, "answering": answering, "scoring": scoring}
+    run_evaluate(questions, out, model=model, protocol=protocol, knowledge=knowledge, fresh=fresh)
+
+
+@app.command()
+def report(
+    run: Annotated[Path, typer.Argument(help="Folder of a run.")],
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Page to write; default RUN/report.html.")] = None,
+) -> None:
+    """Write a run's self-contained HTML page."""
+    from dcr2ad.artifacts import write_text
+    from dcr2ad.report.run_report import render_run
+
+    target = out or run / "report.html"
+    write_text(target, render_run(run))
+    typer.echo(target)

@@ -1,0 +1,94 @@
+"""Verbs that train, and the run of all stages."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dcr2ad.cli.options import Base, Datasets, Fresh, Model, Out, RecipeFile, Seed, app
+
+
+@app.command()
+def sft(
+    questions: Annotated[list[Path], typer.Argument(help="questions.jsonl of the instruct stage; several are joined.")],
+    out: Out = Path("runs/sft"),
+    model: Model = "nano:base",
+    recipe: RecipeFile = None,
+    knowledge: Base = None,
+    seed: Seed = 0,
+) -> None:
+    """Supervised fine-tuning, Equation (2)."""
+    from dcr2ad.commands.training import run_sft
+
+    run_sft(questions, out, model=model, recipe=recipe, knowledge=knowledge, seed=seed)
+
+
+@app.command()
+def mine(
+    questions: Annotated[Path, typer.Argument(help="questions.jsonl of the instruct stage.")],
+    model: Model,
+    out: Out = Path("runs/mine"),
+    recipe: RecipeFile = None,
+    knowledge: Base = None,
+    fresh: Fresh = False,
+) -> None:
+    """Keep the questions the SFT model answers near chance (Appendix B.2)."""
+    from dcr2ad.commands.training import run_mine
+
+    run_mine(questions, out, model=model, recipe=recipe, knowledge=knowledge, fresh=fresh)
+
+
+@app.command()
+def synthesize(
+    boundary: Annotated[Path, typer.Argument(help="boundary.jsonl of the mine stage.")],
+    out: Out = Path("runs/synthesize"),
+    recipe: RecipeFile = None,
+    knowledge: Base = None,
+    seed: Seed = 0,
+    fresh: Fresh = False,
+) -> None:
+    """Write right and deceptive trajectories (KR-RTS, Section 3.3)."""
+    from dcr2ad.commands.training import run_synthesize
+
+    run_synthesize(boundary, out, recipe=recipe, knowledge=knowledge, seed=seed, fresh=fresh)
+
+
+@app.command()
+def krdpo(
+    pairs: Annotated[Path, typer.Argument(help="pairs.jsonl of the synthesize stage.")],
+    model: Model,
+    out: Out = Path("runs/krdpo"),
+    recipe: RecipeFile = None,
+    knowledge: Base = None,
+    seed: Seed = 0,
+) -> None:
+    """Knowledge-routed direct preference optimisation, Equation (5), from the SFT model."""
+    from dcr2ad.commands.training import run_krdpo
+
+    run_krdpo(pairs, out, model=model, recipe=recipe, knowledge=knowledge, seed=seed)
+
+
+@app.command()
+def run(
+    recipe: Annotated[Path, typer.Argument(help="Recipe, for example recipes/nano.toml.")],
+    data: Annotated[Path, typer.Option(help="Folder of labelled photographs.")],
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Run folder; default runs/NAME.")] = None,
+    dataset: Datasets = None,
+) -> None:
+    """All stages of a recipe; continues a stopped run."""
+    from dcr2ad.commands.training import run_all
+
+    run_all(recipe, data, out, datasets=dataset or [])
+
+
+@app.command()
+def pack(
+    model: Annotated[Path, typer.Argument(help="model/ of a training stage: an adapter.")],
+    out: Annotated[Path, typer.Argument(help="Folder to write.")],
+) -> None:
+    """Copy a trained adapter in bfloat16, half the size."""
+    from dcr2ad.training.weights import pack_adapter
+
+    typer.echo(pack_adapter(model, out).digest)

@@ -1,0 +1,41 @@
+"""What several verbs share: opening what is named, printing counts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from dcr2ad import console
+from dcr2ad.config import Recipe, load_recipe
+from dcr2ad.errors import InputError
+from dcr2ad.knowledge.base import KnowledgeBase
+
+
+def load_knowledge(path: Path | None) -> KnowledgeBase:
+    """The built-in base, or the one in a file or in a stage's folder."""
+    if path is None:
+        return KnowledgeBase.builtin()
+    return KnowledgeBase.load(path / "entries.jsonl" if path.is_dir() else path)
+
+
+def read_recipe(path: Path | None) -> Recipe:
+    """The recipe in a file, or the defaults, which are the paper's."""
+    return Recipe(name="default") if path is None else load_recipe(path)
+
+
+def must_exist(data: Path) -> None:
+    """Refuse a data folder that is not there."""
+    if not data.exists():
+        raise InputError(f"no such folder: {data}", "Name a folder of labelled photographs")
+
+
+def say(line: str) -> None:
+    """One line for a person, on standard error."""
+    console.err.print(line, markup=False)
+
+
+def print_counts(stage: str, counts: dict[str, Any], result: Path) -> None:
+    """What a stage made and dropped, as a table, and where it lies."""
+    rows = [(name.replace("_", " "), value) for name, value in counts.items() if value not in ({}, [], None)]
+    console.out.print(console.table(stage, ("count", ""), rows))
+    console.err.print(f"written: {result}", markup=False)

@@ -1,0 +1,126 @@
+"""Diagnosing photographs, and printing diagnoses."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from dcr2ad import console
+from dcr2ad.artifacts import write_text
+from dcr2ad.commands.common import load_knowledge, say
+from dcr2ad.images import list_images
+from dcr2ad.knowledge.base import KnowledgeBase
+from dcr2ad.types import Diagnosis
+
+
+def run_diagnose(
+    image: Path,
+    references: Sequence[Path],
+    *,
+    object_name: str,
+    question: str | None,
+    options: Sequence[str],
+    context: str,
+    model: str,
+    expert: bool,
+    knowledge: Path | None,
+    as_json: bool,
+    report: Path | None,
+    out: Path,
+    fresh: bool,
+) -> None:
+    """Verb `diagnose`: one photograph, or a folder of them."""
+    from dcr2ad.images import load_image
+
+    images = list_images(image) if image.is_dir() else [image]
+    for path in (*references, *(images if not image.is_dir() else ())):
+        load_image(path)
+    base = load_knowledge(knowledge)
+    from dcr2ad.models.base import open_model
+    from dcr2ad.stages.diagnose import Diagnoser, check_context, check_question, diagnose, diagnose_folder
+
+    check_context(context, base)
+    check_question(question, options)
+    opened = open_model(model)
+    from dcr2ad.expert import Expert
+
+    diagnoser = Diagnoser(opened, base, Expert() if expert else None, context)
+    if image.is_dir():
+        with console.progress("diagnose") as update:
+            made, failed = diagnose_folder(
+                diagnoser,
+                images,
+                references,
+                out,
+                object_name=object_name,
+                question=question,
+                options=options,
+                fresh=fresh,
+                progress=update,
+            )
+        for failure in failed:
+            console.err.print(f"not diagnosed: {failure.error}", markup=False)
+        console.err.print(f"{len(made)} diagnosed, {len(failed)} failed; results in {out / 'diagnoses.jsonl'}", markup=False)
+    else:
+        made = [diagnose(diagnoser, image, references, object_name=object_name, question=question, options=options)]
+    _print_diagnoses(made, as_json=as_json)
+    if report is not None:
+        _write_page(made, base, report)
+
+
+def run_demo(out: Path, *, model: str) -> None:
+    """Verb `demo`."""
+    from dcr2ad.models.nano import build_nano
+    from dcr2ad.stages.demo import diagnose_examples
+
+    if model.startswith("nano"):
+        build_nano(progress=say)
+    base = KnowledgeBase.builtin()
+    with console.progress("diagnose") as update:
+        made = diagnose_examples(model, base, out, progress=update)
+    _print_diagnoses(made, as_json=False)
+    _write_page(made, base, out / "report.html")
+
+
+def _write_page(made: Sequence[Diagnosis], base: KnowledgeBase, target: Path) -> None:
+    from dcr2ad.report.diagnosis import render_diagnoses
+
+    write_text(target, render_diagnoses(made, knowledge={entry.key: entry for entry in base}))
+    console.err.print(f"page: {target}", markup=False)
+
+
+def _print_diagnoses(made: Sequence[Diagnosis], *, as_json: bool) -> None:
+    if as_json:
+        for diagnosis in made:
+            console.out.print(diagnosis.model_dump_json(exclude={"expert_map"}), markup=False)
+        return
+    for diagnosis in made:
+        _print_diagnosis(diagnosis)
+
+
+def _print_diagnosis(diagnosis: Diagnosis) -> None:
+    """One diagnosis for a person: each line with who says it."""
+    calls = diagnosis.verdict == "anomalous"
+    shown = diagnosis.probability if calls else 1 - diagnosis.probability
+    lines: list[tuple[str, str]] = [(diagnosis.verdict, f"probability {shown:.2f} (model)")]
+    known = diagnosis.knowledge
+    if known is not None:
+        others = ", ".join(f"{r.title} {r.probability:.2f}" for r in diagnosis.runners_up)
+        lines.append(
+            ("knowledge", f"{known.title} {known.probability:.2f} [{known.key}]" + (f"; next {others}" if others else ""))
+        )
+    for label, field in (("type", "defect_type"), ("place", "location"), ("looks", "description"), ("effect", "effect")):
+        text = getattr(diagnosis, field)
+        if text:
+            lines.append((label, f"{text} ({diagnosis.sources.get(field, 'model')})"))
+    lines.append(("reasoning", f"{diagnosis.reasoning} (model)"))
+    if diagnosis.expert is not None:
+        from dcr2ad.prompts import describe_findings
+
+        lines.append(("expert", f"{describe_findings(diagnosis.expert)} (visual expert)"))
+    if diagnosis.question is not None:
+        lines.append((diagnosis.question, f"{diagnosis.answer} (model)"))
+    lines += [("note", note) for note in diagnosis.notes]
+    console.out.print(diagnosis.image, markup=False, style="bold")
+    for label, text in lines:
+        console.out.print(f"  {label:<10} {text}", markup=False)

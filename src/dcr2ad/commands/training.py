@@ -1,0 +1,92 @@
+"""Training stages, and the run of all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from dcr2ad import console
+from dcr2ad.artifacts import read_records, write_text
+from dcr2ad.commands.common import load_knowledge, must_exist, print_counts, read_recipe, say
+from dcr2ad.commands.evaluation import print_reports
+from dcr2ad.config import load_recipe
+from dcr2ad.errors import UnknownNameError
+from dcr2ad.types import BoundaryQuestion, PreferencePair, Question
+
+
+def run_sft(
+    questions: Sequence[Path], out: Path, *, model: str, recipe: Path | None, knowledge: Path | None, seed: int
+) -> None:
+    """Verb `sft`."""
+    rows = [row for file in questions for row in read_records(file, Question)]
+    settings, base = read_recipe(recipe).sft, load_knowledge(knowledge)
+    from dcr2ad.models.hf import HFModel
+    from dcr2ad.training.sft import train_sft
+
+    with console.progress("sft") as update:
+        done = train_sft(HFModel.open(model).vlm, rows, base, settings, out, base_spec=model, seed=seed, progress=update)
+    print_counts("sft", done, out / "model")
+
+
+def run_mine(questions: Path, out: Path, *, model: str, recipe: Path | None, knowledge: Path | None, fresh: bool) -> None:
+    """Verb `mine`."""
+    rows = list(read_records(questions, Question))
+    from dcr2ad.models.base import open_model
+    from dcr2ad.stages.mine import mine_boundary
+
+    opened, base = open_model(model), load_knowledge(knowledge)
+    with console.progress("mine") as update:
+        done = mine_boundary(opened, rows, base, read_recipe(recipe).mine, out, fresh=fresh, progress=update)
+    print_counts("mine", done, out / "boundary.jsonl")
+    if not done["enough"]:
+        console.err.print(f"only {done['in_band']} questions lie in the band; {done['wanted']} were wanted", markup=False)
+
+
+def run_synthesize(boundary: Path, out: Path, *, recipe: Path | None, knowledge: Path | None, seed: int, fresh: bool) -> None:
+    """Verb `synthesize`."""
+    from dcr2ad.stages.synthesize import synthesize_pairs
+    from dcr2ad.teacher import BuiltinTeacher
+
+    rows = list(read_records(boundary, BoundaryQuestion))
+    settings = read_recipe(recipe).synthesize
+    if settings.teacher != BuiltinTeacher.name:
+        raise UnknownNameError(f"no teacher {settings.teacher!r}", "The one that stands is 'builtin'")
+    with console.progress("synthesize") as update:
+        done = synthesize_pairs(
+            rows,
+            load_knowledge(knowledge),
+            BuiltinTeacher(seed),
+            settings,
+            out,
+            seed=seed,
+            fresh=fresh,
+            progress=update,
+        )
+    print_counts("synthesize", done, out / "pairs.jsonl")
+
+
+def run_krdpo(pairs: Path, out: Path, *, model: str, recipe: Path | None, knowledge: Path | None, seed: int) -> None:
+    """Verb `krdpo`."""
+    rows = list(read_records(pairs, PreferencePair))
+    settings, base = read_recipe(recipe).krdpo, load_knowledge(knowledge)
+    from dcr2ad.models.hf import HFModel
+    from dcr2ad.training.krdpo import train_krdpo
+
+    with console.progress("krdpo") as update:
+        done = train_krdpo(HFModel.open_base(model).vlm, rows, base, settings, out, base_spec=model, seed=seed, progress=update)
+    print_counts("krdpo", done, out / "model")
+
+
+def run_all(recipe: Path, data: Path, out: Path | None, *, datasets: Sequence[str]) -> None:
+    """Verb `run`."""
+    loaded = load_recipe(recipe)
+    must_exist(data)
+    from dcr2ad.report.run_report import render_run
+    from dcr2ad.stages.run import run_recipe
+
+    folder = out or Path("runs") / loaded.name
+    reports = run_recipe(loaded, data, folder, bar=console.progress, say=say, datasets=datasets)
+    print_reports(dict(reports))
+    page = folder / "report.html"
+    write_text(page, render_run(folder))
+    console.err.print(f"page: {page}", markup=False)
