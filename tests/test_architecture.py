@@ -28,6 +28,7 @@ LAYERS: dict[str, int] = {
     "datasets": 2,
     "expert": 2,
     "knowledge": 2,
+    "leaks": 2,
     "models": 2,
     "prompts": 2,
     "questions": 2,

@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from dcr2ad.config import KrdpoSettings, SftSettings, TrainSettings
 from dcr2ad.errors import InputError, ModelError, RunError
 from dcr2ad.images import content_digest
+from dcr2ad.leaks import find_overlap
 from dcr2ad.models.adapters import merge_for_inference, read_trained
 from dcr2ad.models.vlm import VisionLanguageModel
 from dcr2ad.training.batches import completion_logprobs, pair_row, sft_row
@@ -244,6 +245,9 @@ def test_whole_model_is_a_model_folder(internvl: Path, tmp_path: Path, folder: P
     assert (about.kind, about.stage, about.base) == ("full", "sft", str(internvl))
     questions = tiny_questions(folder / "photos", 4)
     assert set(about.train_images) == {content_digest(question.sample.image) for question in questions}
+    images = [question.sample.image for question in questions]
+    assert {match.by for match in find_overlap(about.train_images, about.train_hashes, images)} == {"content"}
+    assert len(find_overlap({}, about.train_hashes, images)) == len(set(images))
     assert about.recipe["gradient_accumulation"] == 2
     load(tmp_path / "model")
 
@@ -257,6 +261,7 @@ def test_one_adapter_through_both_stages(name: str, request: pytest.FixtureReque
     about = read_trained(tmp_path / "krdpo" / "model")
     assert (about.kind, about.base, about.stage) == ("adapter", str(model), "krdpo")
     assert set(read_trained(adapter).train_images) < set(about.train_images)
+    assert set(about.train_hashes) == set(about.train_images)
 
     # pi_ref is the SFT model, and not the base: the kept scores are the merged SFT adapter's.
     merged = load(model)

@@ -32,11 +32,19 @@ def instruct(
     knowledge: Base = None,
     seed: Seed = 0,
     fresh: Fresh = False,
+    forbid: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Refuse these images, by path, content and look: a benchmark's folder, mmad.json, a list; may repeat."
+        ),
+    ] = None,
 ) -> None:
     """Make verified questions with worked responses (AD-Instruct)."""
     from dcr2ad.commands.data import run_instruct
 
-    run_instruct(data, out, datasets=dataset or [], recipe=recipe, knowledge=knowledge, seed=seed, fresh=fresh)
+    run_instruct(
+        data, out, datasets=dataset or [], recipe=recipe, knowledge=knowledge, seed=seed, fresh=fresh, forbid=forbid or []
+    )
 
 
 @app.command()

@@ -10,7 +10,7 @@ import warnings
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from dcr2ad.errors import ModelError
 from dcr2ad.types import Record
@@ -40,6 +40,8 @@ class TrainedModel(Record):
     """`model_digest` of the model as it was given to training, an earlier adapter not counted."""
     train_images: dict[str, str]
     """Content SHA-256 of every query image trained on -> its path's last parts; an evaluation can see what it must not ask."""
+    train_hashes: dict[str, str] = Field(default_factory=dict)
+    """Content SHA-256 of each of them -> its perceptual hash (`dcr2ad.leaks`), which a resized or re-encoded copy shares."""
 
 
 def read_trained(folder: str | Path) -> TrainedModel:

@@ -25,12 +25,13 @@ from dcr2ad.datasets.folder import Part, Skipped, balanced_subset, read_folder, 
 from dcr2ad.errors import ImageError, InputError, UnknownNameError
 from dcr2ad.images import load_image
 from dcr2ad.knowledge import KnowledgeBase
+from dcr2ad.leaks import Forbidden, Match
 from dcr2ad.questions import BENCHMARK_WORDING, INSTRUCT_WORDING, QuestionMaker, QuestionWording, Rejected
 from dcr2ad.routing import LISTED, candidates_for, choose_wrong_key
 from dcr2ad.teacher import BuiltinTeacher, Teacher, direct_answer
 from dcr2ad.types import ExpertFindings, Question, Record, Sample
 
-_UNREADABLE, _SKIPPED = "image or mask cannot be read", "file skipped"
+_UNREADABLE, _SKIPPED, _FORBIDDEN = "image or mask cannot be read", "file skipped", "image is in a benchmark"
 """How the reason of a whole image begins in rejected.jsonl; the case follows after a colon."""
 
 Progress = Callable[[int, int], None]
@@ -83,6 +84,7 @@ def build_instructions(
     fresh: bool = False,
     datasets: Sequence[str] = (),
     parts: Sequence[Part] = ("test",),
+    forbidden: Forbidden | None = None,
 ) -> BuildSummary:
     """Make instruction data.
 
@@ -98,6 +100,7 @@ def build_instructions(
         datasets: names of data sets to keep; empty for all.
         parts: parts of a layout that are asked about. The train part holds the good images that serve as references; asked
             about themselves they are compared with another item, which for aligned templates is another place altogether.
+        forbidden: images no question may be made of, nor be shown as a reference: those of a benchmark.
 
     Raises:
         InputError: the data cannot be read, or no question could be made.
@@ -116,6 +119,7 @@ def build_instructions(
         teacher=BuiltinTeacher(seed),
         direct_share=settings.direct_share,
         listed_share=settings.listed_share,
+        forbidden=forbidden,
     ).run(Path(out), "instruct", settings.model_dump(mode="json"), fresh, progress)
 
 
@@ -177,6 +181,7 @@ class _Build:
         teacher: Teacher | None,
         direct_share: float = 0.0,
         listed_share: float = 0.0,
+        forbidden: Forbidden | None = None,
     ) -> None:
         self._samples, self._skipped = chosen
         self._base = knowledge_base
@@ -186,6 +191,7 @@ class _Build:
         self._teacher = teacher
         self._direct_share = direct_share
         self._listed_share = listed_share
+        self._forbidden = forbidden
 
     def run(self, out: Path, stage: str, config: dict[str, Any], fresh: bool, progress: Progress | None) -> BuildSummary:
         """Write the three files, or continue them; returns what they hold."""
@@ -194,6 +200,8 @@ class _Build:
             "knowledge": self._base.digest,
             "findings": "none" if self._expert is None else type(self._expert).__name__,
         }
+        if self._forbidden is not None:
+            inputs["forbidden"] = digest_json(self._forbidden.digest_parts)
         with StageFolder(out, stage=stage, config=config, inputs=inputs, seed=self._seed, fresh=fresh) as folder:
             if folder.done:
                 return BuildSummary.model_validate(folder.manifest.summary)
@@ -216,6 +224,9 @@ class _Build:
             for position, sample in enumerate(self._samples, 1):
                 if sample.id not in done:
                     try:
+                        if match := self._forbidden_match(sample):
+                            rejected.write(Rejected(sample=sample.id, reason=f"{_FORBIDDEN}: {match.reason}"))
+                            continue
                         seen = self._inspect(sample)
                         made, dropped = self._maker.make(seen)
                     except ImageError as error:
@@ -227,6 +238,13 @@ class _Build:
                 if progress is not None:
                     progress(position, len(self._samples))
             rejected.write(*(Rejected(sample=item.path, reason=f"{_SKIPPED}: {item.why}") for item in self._skipped))
+
+    def _forbidden_match(self, sample: Sample) -> Match | None:
+        """Why the sample may not be used; its references count, since training shows them."""
+        if self._forbidden is None:
+            return None
+        found = (self._forbidden.find(path, sample.dataset) for path in (sample.image, *sample.references))
+        return next((match for match in found if match is not None), None)
 
     def _inspect(self, sample: Sample) -> Sample:
         """The sample with the expert's findings; without expert or reference its images are only opened, to fail here."""
@@ -262,7 +280,9 @@ def _keep_finished(out: Path) -> set[str]:
         drop_torn_line(path)
         path.touch()
     done = {sample.id for sample in read_records(paths["samples"], Sample)}
-    done |= {item.sample for item in read_records(paths["rejected"], Rejected) if item.reason.startswith(_UNREADABLE)}
+    done |= {
+        item.sample for item in read_records(paths["rejected"], Rejected) if item.reason.startswith((_UNREADABLE, _FORBIDDEN))
+    }
     for name in ("questions", "rejected"):
         lines = paths[name].read_text(encoding="utf-8").splitlines(keepends=True)
         kept = [line for line in lines if _sample_of(json.loads(line)) in done]

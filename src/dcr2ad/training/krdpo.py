@@ -108,7 +108,7 @@ def train_krdpo(
         seed=seed,
         fresh=fresh,
         adapter=Path(base_spec) if before else None,
-        train_images=lambda: {**(before.train_images if before else {}), **train_images(pair.question for pair in kept)},
+        train_images=lambda: train_images((pair.question for pair in kept), before),
         dropped=dict(Counter(["chosen and rejected are equal"] * (len(pairs) - len(kept)))),
     )
     task = _Krdpo(vlm, kept, knowledge_base, settings, Path(out) / REFERENCE, digest_json(digests))

@@ -16,6 +16,8 @@ import torch
 from dcr2ad.artifacts import StageFolder
 from dcr2ad.config import TrainSettings
 from dcr2ad.images import content_digest
+from dcr2ad.leaks import hash_file
+from dcr2ad.models.adapters import TrainedModel
 from dcr2ad.models.vlm import VisionLanguageModel
 from dcr2ad.training.checkpoints import Checkpoints
 from dcr2ad.training.trainer import Progress, Task, train
@@ -39,7 +41,7 @@ class StageWork:
         seed: seed.
         fresh: whether earlier work in the folder is thrown away.
         adapter: adapter to go on with.
-        train_images: content digest -> name of every query image trained on.
+        train_images: record of every query image trained on, see `train_images`.
         dropped: rows left out, by reason.
     """
 
@@ -51,7 +53,7 @@ class StageWork:
     seed: int
     fresh: bool
     adapter: Path | None
-    train_images: Callable[[], dict[str, str]]
+    train_images: Callable[[], dict[str, dict[str, str]]]
     dropped: dict[str, int]
 
 
@@ -87,10 +89,23 @@ def run_stage(vlm: VisionLanguageModel, task: Task, work: StageWork, progress: P
         return summary
 
 
-def train_images(questions: Iterable[Question]) -> dict[str, str]:
-    """Content digest -> name (the path's last three parts) of every query image, so that a leak can be told later."""
-    paths = dict.fromkeys(question.sample.image for question in questions)
-    return {content_digest(path): "/".join(Path(path).parts[-3:]) for path in paths}
+def train_images(questions: Iterable[Question], before: TrainedModel | None = None) -> dict[str, dict[str, str]]:
+    """Record of every query image, so that a leak can be told later (`dcr2ad.leaks.find_overlap`).
+
+    Args:
+        questions: what is trained on.
+        before: the trained model this training goes on from, whose images count too.
+
+    Returns:
+        ``train_images``: content digest -> name (the path's last three parts); ``train_hashes``: content digest -> perceptual
+        hash.
+    """
+    paths = {content_digest(path): path for path in dict.fromkeys(question.sample.image for question in questions)}
+    names = {digest: "/".join(Path(path).parts[-3:]) for digest, path in paths.items()}
+    looks = {digest: hash_file(path) for digest, path in paths.items()}
+    if before is not None:
+        names, looks = {**before.train_images, **names}, {**before.train_hashes, **looks}
+    return {"train_images": names, "train_hashes": looks}
 
 
 def _train(
@@ -103,7 +118,7 @@ def _train(
         "stage": work.stage,
         "seed": work.seed,
         "recipe": work.settings.model_dump(mode="json"),
-        "train_images": work.train_images(),
+        **work.train_images(),
     }
     load_trainable(vlm, work.settings, work.adapter, seed=work.seed)
     trainable = sum(value.numel() for value in vlm.model.parameters() if value.requires_grad)

@@ -83,7 +83,8 @@ def save_trained(vlm: VisionLanguageModel, folder: str | Path, about: dict[str, 
     Args:
         vlm: the model as `load_trainable` left it, trained.
         folder: where; what stands there is replaced.
-        about: ``base``, ``base_digest``, ``stage``, ``seed``, ``recipe`` and ``train_images`` of `TrainedModel`.
+        about: ``base``, ``base_digest``, ``stage``, ``seed``, ``recipe``, ``train_images`` and
+            ``train_hashes`` of `TrainedModel`.
         dtype: type a whole model is written in. An adapter is written as it was trained, in float32.
 
     Returns:
