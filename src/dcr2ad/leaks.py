@@ -5,9 +5,9 @@ returns matches, each with what tells it. Knows nothing about questions or model
 were trained on the benchmark they report.
 
 Look is a difference hash of 512 bits (16x16 cells, across and down; after N. Krawetz, "Kind of Like That", 2013, which has 64):
-parts on a line look so alike that 64 bits cannot tell two of them apart. On 1,386 photographs of parts a copy at half the size
-or 512 pixels differs in at most 7 bits nine times in ten, and a photograph of another part by more than 12 in 96 of 100. An even fine
-texture that fills the picture, such as cloth, has no look that survives a change of size: content must tell it.
+parts on a line look so alike that 64 bits cannot tell two of them apart. On 1,386 photographs of parts a copy at half the
+size or 512 pixels differs in at most 7 bits nine times in ten, and a photograph of another part by more than 12 in 96 of 100.
+An even fine texture that fills the picture, such as cloth, has no look that survives a change of size: content must tell it.
 """
 
 from __future__ import annotations
