@@ -19,7 +19,7 @@ from dcr2ad.errors import ImageError
 from dcr2ad.images import load_mask
 from dcr2ad.knowledge import KnowledgeBase
 from dcr2ad.knowledge.agnostic import name_object
-from dcr2ad.knowledge.objects import domains
+from dcr2ad.knowledge.objects import GENERAL_DOMAINS, domains
 from dcr2ad.knowledge.search import tokens
 from dcr2ad.places import PLACES, cell_shares, neighbours
 from dcr2ad.prompts import DETECTION_QUESTION, LOCATION_QUESTION, shape_word, size_word
@@ -31,6 +31,8 @@ CLEAR_SHARE = 0.15
 """A cell that holds more of the mask than this is never offered as a wrong place; not in the paper."""
 VAGUE_DOMAIN = "general"
 """Entries of this domain name no kind of defect ("defect of unknown kind") and are neither asked for nor offered."""
+KINDLESS_LABELS = frozenset({"defective", "defect", "bad", "ng", "anomaly", "anomalous", "ko", "damaged", "combined"})
+"""Labels that say that there is a defect and not which; what an alias makes of one is no truth to measure by."""
 COMMON_OBJECTS = ("gear wheel", "zipper", "glass bottle", "electric cable", "leather sheet", "toothbrush", "carpet")
 """Names offered besides the data's own objects."""
 
@@ -225,6 +227,9 @@ class QuestionMaker:
             that an option's text alone says little about whether it is right.
         seed: seed.
         wording: templates.
+        measuring: make questions to measure with: wrong kinds of defect are such as this object can have, not such as occur
+            on any object of the data, which its name would rule out; labels that name no kind are not asked about; and no
+            question has more than the five options that MMAD's own scorer reads.
     """
 
     def __init__(
@@ -234,10 +239,12 @@ class QuestionMaker:
         *,
         seed: int = 0,
         wording: QuestionWording = INSTRUCT_WORDING,
+        measuring: bool = False,
     ) -> None:
         self._base = knowledge_base
         self._seed = seed
         self._wording = wording
+        self._measuring = measuring
         self.balance = OptionBalance()
         self._keys: dict[str, set[str]] = {}
         for sample in samples:
@@ -284,7 +291,7 @@ class QuestionMaker:
             drawn = self._shape_description(geometry, rng)
             if drawn is not None:
                 return drawn
-        if entry.category == VAGUE_DOMAIN:
+        if entry.category == VAGUE_DOMAIN or (self._measuring and str(sample.defect).casefold() in KINDLESS_LABELS):
             return "the label names no kind of defect"
         return self._about_defect(subtask, sample, entry, rng)
 
@@ -303,7 +310,7 @@ class QuestionMaker:
         clear = [cell for cell in range(9) if cell != geometry.cell and geometry.shares[cell] <= CLEAR_SHARE]
         near = {PLACES[cell] for cell in clear if cell in neighbours(geometry.cell)}
         wrong = self.balance.order(Subtask.LOCALIZATION, [(PLACES[cell], "") for cell in clear], near, rng)
-        if len(clear) < 8 or rng.random() < 0.8:
+        if self._measuring or len(clear) < 8 or rng.random() < 0.8:
             first = next((offer for offer in wrong if offer[0] in near), wrong[0])
             wrong = [first, *(offer for offer in wrong if offer != first)][:3]
         return _Draft(rng.choice(self._wording.localization), (PLACES[geometry.cell], ""), wrong, "mask")
@@ -331,11 +338,16 @@ class QuestionMaker:
             "cause": self._wording.cause,
         }
         near = {other.key for other, _ in self._base.look_alikes(entry.key)} | set(self._keys.get(sample.object, ()))
-        rivals = (
-            [other for other in self._entries(keys) if self._is_rival(other, entry, sample)]
-            for keys in (self._data_keys, near, self._words)
-        )
+        tiers = self._plausible_keys(sample, near) if self._measuring else (self._data_keys, near, self._words)
+        rivals = ([other for other in self._entries(keys) if self._is_rival(other, entry, sample)] for keys in tiers)
         return self._choice(subtask, rng.choice(templates[kind]), kind, sample, entry, rivals, near, rng)
+
+    def _plausible_keys(self, sample: Sample, near: Collection[str]) -> tuple[Collection[str], ...]:
+        """Keys of defects this object can have: its own in the data, the data's that fit, look-alikes, any that fit."""
+        first, *others = domains(sample.object)
+        fitting = {entry.key for entry in self._base if entry.category in {first, *others, *GENERAL_DOMAINS}}
+        of_first = {entry.key for entry in self._base if entry.category == first}
+        return self._keys.get(sample.object, ()), self._data_keys & fitting, set(near) & fitting, of_first, fitting
 
     def _object_analysis(self, sample: Sample, entry: KnowledgeEntry, rng: random.Random) -> _Draft | str:
         """The normal entry of this object against those of domains that do not fit it."""
@@ -389,6 +401,9 @@ class QuestionMaker:
             return False
         if other.key in self._keys.get(sample.object, ()):
             return True
+        # What the right entry itself names as cause or effect may well be seen beside it: wear beside pitting.
+        if self._measuring and self._words[other.key] & set(tokens(f"{entry.cause} {entry.effect} {entry.text}")):
+            return False
         return not any(a in b or b in a for a in self._words[entry.key] for b in self._words[other.key])
 
     def _entries(self, keys: Iterable[str]) -> list[KnowledgeEntry]:

@@ -7,25 +7,34 @@ from typing import Annotated
 
 import typer
 
-from dcr2ad.cli.options import Base, Datasets, Fresh, Model, Out, Seed, app
+from dcr2ad.cli.options import Base, Datasets, Fresh, Model, Out, Seed, app, bench_app
 
 
-@app.command()
-def bench(
+@bench_app.command("build")
+def bench_build(
     data: Annotated[Path, typer.Argument(help="Folder of labelled photographs.")],
     out: Out = Path("runs/bench"),
     split: Annotated[str, typer.Option(help="Split of the data; empty for all.")] = "dev",
     max_images: Annotated[int | None, typer.Option(help="Images at most.")] = None,
     dataset: Datasets = None,
+    expert: Annotated[bool, typer.Option("--expert/--no-expert", help="Store the visual expert's findings.")] = True,
     knowledge: Base = None,
     seed: Seed = 0,
     fresh: Fresh = False,
 ) -> None:
-    """Turn labelled photographs into benchmark questions with held-out wording."""
+    """Turn labelled photographs into a benchmark: questions.jsonl for evaluate, mmad.json for MMAD's own tools."""
     from dcr2ad.commands.evaluation import run_bench
 
     run_bench(
-        data, out, split=split, max_images=max_images, datasets=dataset or [], knowledge=knowledge, seed=seed, fresh=fresh
+        data,
+        out,
+        split=split,
+        max_images=max_images,
+        datasets=dataset or [],
+        expert=expert,
+        knowledge=knowledge,
+        seed=seed,
+        fresh=fresh,
     )
 
 

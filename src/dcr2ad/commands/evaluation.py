@@ -22,17 +22,18 @@ def run_bench(
     split: str,
     max_images: int | None,
     datasets: Sequence[str],
+    expert: bool,
     knowledge: Path | None,
     seed: int,
     fresh: bool,
 ) -> None:
-    """Verb `bench`."""
+    """Verb `bench build`."""
     must_exist(data)
     from dcr2ad.expert import Expert
-    from dcr2ad.stages.instruct import build_benchmark
+    from dcr2ad.stages.bench import build_bench
 
     with console.progress("benchmark") as update:
-        made = build_benchmark(
+        made = build_bench(
             data,
             out,
             load_knowledge(knowledge),
@@ -40,7 +41,7 @@ def run_bench(
             max_images=max_images,
             datasets=datasets,
             seed=seed,
-            expert=Expert(),
+            expert=Expert() if expert else None,
             progress=update,
             fresh=fresh,
         )

@@ -185,7 +185,8 @@ class _Build:
     ) -> None:
         self._samples, self._skipped = chosen
         self._base = knowledge_base
-        self._maker = QuestionMaker(knowledge_base, self._samples, seed=seed, wording=wording)
+        measuring = wording is BENCHMARK_WORDING
+        self._maker = QuestionMaker(knowledge_base, self._samples, seed=seed, wording=wording, measuring=measuring)
         self._seed = seed
         self._expert = expert
         self._teacher = teacher
