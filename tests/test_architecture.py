@@ -26,6 +26,7 @@ LAYERS: dict[str, int] = {
     "parsing": 1,
     "places": 1,
     "datasets": 2,
+    "deception": 2,
     "expert": 2,
     "knowledge": 2,
     "leaks": 2,

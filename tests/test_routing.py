@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from dcr2ad.deception import candidates_for, choose_wrong_key, holds_too
 from dcr2ad.errors import UnknownNameError
 from dcr2ad.knowledge.base import KnowledgeBase
 from dcr2ad.models.hf import HFModel
 from dcr2ad.models.scripted import ScriptedModel
-from dcr2ad.prompts import build_prompt, detection_question
-from dcr2ad.routing import LISTED, candidates_for, choose_wrong_key, rank_titles, route
-from dcr2ad.types import Prompt, Sample
+from dcr2ad.prompts import build_prompt, detection_question, knowledge_prompt
+from dcr2ad.routing import LISTED, rank_titles, route, route_sample
+from dcr2ad.types import Prompt, RouteMode, Sample
 from tests.tiny import tiny_internvl, tiny_photograph
 
 BASE = KnowledgeBase.builtin()
@@ -42,7 +43,7 @@ def _prefers(*titles: str) -> ScriptedModel:
 
 def test_the_ranking_is_the_models_own(tmp_path: Path) -> None:
     entries = BASE.entries
-    routing = route(_prefers(entries[7].title, entries[3].title), sample(tmp_path), BASE)
+    routing = route_sample(_prefers(entries[7].title, entries[3].title), sample(tmp_path), BASE)
     assert [r.key for r in routing.ranking[:2]] == [entries[7].key, entries[3].key]
     assert len(routing.ranking) == len(BASE)
     assert sum(r.probability for r in routing.ranking) == pytest.approx(1.0)
@@ -51,10 +52,13 @@ def test_the_ranking_is_the_models_own(tmp_path: Path) -> None:
     assert list(routing.listed) == sorted(routing.listed)
 
 
-def test_titles_are_ranked_by_whole_title_probability(tmp_path: Path) -> None:
+def test_titles_are_ranked_by_their_mean_log_probability_a_token(tmp_path: Path) -> None:
     model = HFModel.open(f"hf:{tiny_internvl(tmp_path / 'm')}")
     prompt = build_prompt(detection_question("q", sample(tmp_path)))
     ranked = rank_titles(model, prompt, BASE.entries[:12])
+    scores = model.score([knowledge_prompt(prompt)], [[f"{entry.title}:" for entry in BASE.entries[:12]]])[0]
+    mean = {e.key: total / n for e, total, n in zip(BASE.entries, scores.logprobs, scores.tokens, strict=False)}
+    assert [r.key for r in ranked] == sorted(mean, key=lambda key: -mean[key])
     assert len(ranked) == 12 and sum(r.probability for r in ranked) == pytest.approx(1.0)
     assert [r.probability for r in ranked] == sorted((r.probability for r in ranked), reverse=True)
 
@@ -74,8 +78,8 @@ def test_a_deceptive_entry_is_another_one_that_does_not_hold(entry: object, tmp_
 def test_every_kind_of_deception_occurs(tmp_path: Path) -> None:
     right = BASE.resolve_label("mtd", "magnetic tile", "crack", True)
     assert right is not None
-    ranking = route(_prefers(right.title, BASE.entries[0].title), sample(tmp_path), BASE).ranking
-    reasons = {choose_wrong_key(sample(tmp_path), right.key, BASE, ranking=ranking, seed=s)[1] for s in range(60)}
+    model = _prefers(right.title, BASE.entries[9].title)
+    reasons = {choose_wrong_key(sample(tmp_path), right.key, BASE, model, s)[1] for s in range(60)}
     assert {"the model finds it plausible", "declared look-alike", "similar text", "sibling of the category"} <= reasons
     with pytest.raises(UnknownNameError):
         choose_wrong_key(sample(tmp_path), "General.none.none", BASE)
@@ -89,3 +93,76 @@ def test_candidates_hold_both_in_random_order(tmp_path: Path) -> None:
         assert len(set(listed)) == 4 and {right, wrong} <= set(listed)
         places.append(listed.index(right))
     assert all(places.count(place) >= 6 for place in range(4))
+
+
+def test_what_also_holds_never_deceives() -> None:
+    several, crack = BASE.get("General.general.several_defects"), BASE.get("General.structural.crack")
+    normal, scratch = BASE.get("General.general.normal"), BASE.get("General.surface.scratch")
+    assert holds_too(several, crack) and holds_too(crack, several)
+    assert holds_too(scratch, crack, "combined")
+    assert not holds_too(normal, several) and not holds_too(scratch, crack, "crack")
+    imported = crack.model_copy(update={"key": "MVTec.tile.crack", "source": "mmad", "aliases": ("mvtec/tile/crack",)})
+    assert holds_too(crack, imported)
+
+
+def test_a_part_with_several_defects_is_deceived_by_the_normal_state_alone(tmp_path: Path) -> None:
+    for seed in range(20):
+        key, _ = choose_wrong_key(sample(tmp_path), "General.general.several_defects", BASE, seed=seed)
+        assert BASE.get(key).is_normal
+
+
+def test_the_modes_differ_in_what_the_model_is_shown(tmp_path: Path) -> None:
+    seen: list[str] = []
+
+    def logprob(prompt: Prompt, option: str) -> float:
+        seen.append("".join(part.text for part in prompt.parts if part.kind == "text"))
+        return -1.0 if option == f"{BASE.entries[5].title}:" else -9.0
+
+    shot = sample(tmp_path)
+    question = detection_question("q", shot)
+    shown: dict[RouteMode, int] = {}
+    for mode in ("recall", "listed", "hybrid"):
+        seen.clear()
+        routing = route(ScriptedModel(lambda p: "", logprob), shot.image, shot.references, question, BASE, mode=mode)
+        shown[mode] = sum("Knowledge:" in text for text in seen)
+        assert routing.note.mode == mode and sum(r.probability for r in routing.ranking) == pytest.approx(1.0)
+        if mode != "listed":
+            assert routing.ranking[0].key == BASE.entries[5].key and len(routing.ranking) == len(BASE)
+    assert shown["recall"] == 0 and shown["hybrid"] == LISTED and shown["listed"] > LISTED
+
+
+def test_averaging_over_orders_takes_the_place_out_of_the_choice(tmp_path: Path) -> None:
+    keys = [BASE.entries[i].key for i in (3, 20, 40, 60)]
+
+    def first_place(prompt: Prompt, option: str) -> float:
+        text = prompt.parts[-1].text  # type: ignore[union-attr]
+        return 0.0 if f"Knowledge:\n- {option}" in text else -2.0
+
+    def asked(orders: int):  # type: ignore[no-untyped-def]
+        shot = sample(tmp_path)
+        model = ScriptedModel(lambda p: "", first_place)
+        return route(model, shot.image, None, "Is it whole?", BASE, mode="listed", candidates=keys, orders=orders)
+
+    once, averaged = asked(1), asked(4)
+    assert once.ranking[0].probability > 0.6 and once.ranking[0].key == min(keys)
+    assert [r.probability for r in averaged.ranking] == pytest.approx([0.25] * 4)
+    assert averaged.by_place[0] > 0.6 and not averaged.steady
+
+
+def test_a_fitted_temperature_and_threshold_are_used(tmp_path: Path) -> None:
+    from dcr2ad.types import RoutingCalibration
+
+    fitted = RoutingCalibration(
+        temperature=5.0, threshold=0.9, photographs=9, ranked=9, nll=(2.0, 1.0), questions="q", knowledge="k"
+    )
+    model = _prefers(BASE.entries[7].title)
+    plain = route_sample(model, sample(tmp_path), BASE, mode="recall")
+    info = model.info.model_copy(update={"routing": {"recall": fitted}})
+    type(model).info, kept = property(lambda self: info), type(model).info  # type: ignore[misc,method-assign]
+    try:
+        flat = route_sample(model, sample(tmp_path), BASE, mode="recall")
+    finally:
+        type(model).info = kept  # type: ignore[method-assign]
+    assert plain.note.calibrated is False and plain.ranking[0].probability > 0.99
+    assert flat.note.abstained and flat.listed == () and flat.ranking[0].probability < 0.9
+    assert flat.ranking[0].key == plain.ranking[0].key

@@ -1,26 +1,47 @@
-"""Which knowledge applies: rank the base for a photograph, and choose the entry that deceives.
+"""Which knowledge applies: rank the base for a photograph (Section 3.3.1, Figure 2c).
 
-Reads a question with its sample, a model and a knowledge base; returns ranked entries. The model itself is the router
-(Section 3.3.1: selection is part of generation, not a classifier beside it): an entry's probability is that of the model
-beginning its path with the entry's title. Knows nothing about answers, training or files.
+Reads a photograph, its reference, a question, a model and a knowledge base; returns ranked entries with probabilities. The
+model itself is the router: an entry's probability is that of the model beginning its path with the entry's title, or, behind
+an endpoint, of its letter. Knows nothing about answers, training or files.
 """
 
 from __future__ import annotations
 
-import random
+import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from dcr2ad.knowledge.base import KnowledgeBase
 from dcr2ad.models.base import ChatModel, letter_probabilities, softmax
-from dcr2ad.parsing import LETTERS
-from dcr2ad.prompts import answer_prompt, build_prompt, describe_findings, detection_question, knowledge_prompt
-from dcr2ad.types import KnowledgeEntry, Prompt, Question, RankedEntry, Sample, Subtask
+from dcr2ad.prompts import (
+    answer_prompt,
+    build_prompt,
+    describe_findings,
+    detection_question,
+    knowledge_prompt,
+    open_prompt,
+)
+from dcr2ad.types import (
+    KnowledgeEntry,
+    Prompt,
+    Question,
+    RankedEntry,
+    RouteMode,
+    RoutingNote,
+    Sample,
+    Subtask,
+)
 
 LISTED = 4
 """Entries whose texts are put into the prompt after recall."""
 SHORTLIST = 12
-"""Entries a model that cannot score titles is asked to choose from, found by text search."""
+"""Candidates of the mode ``listed`` where none are given."""
+GROUP = 12
+"""Titles an endpoint is asked about at a time when it recalls over the whole base."""
+ABSTAIN_BELOW = 0.02
+"""Threshold of a model without a fitted one: five times chance in a base of 250 entries."""
+NONE_OF_THESE = "None of these"
 
 
 class Routing(NamedTuple):
@@ -29,156 +50,215 @@ class Routing(NamedTuple):
     ranking: tuple[RankedEntry, ...]
     """All candidates, most probable first; probabilities sum to one."""
     listed: tuple[str, ...]
-    """Keys of the entries to list in the prompt, in the order listed."""
+    """Keys of the entries to list in the prompt, in the order listed; empty where the router abstains."""
+    note: RoutingNote
+    """Mode, temperature, threshold, and whether the router abstained."""
+    by_place: tuple[float, ...] = ()
+    """Mean probability of each place of the list over the orders tried; even when the order does not matter."""
+    steady: bool = True
+    """Whether every order tried had the same best entry."""
 
 
 def route(
     model: ChatModel,
-    sample: Sample,
+    image: str | Path,
+    reference: str | Path | Sequence[str | Path] | None,
+    question: Question | str,
     knowledge_base: KnowledgeBase,
     *,
+    mode: RouteMode = "hybrid",
+    candidates: Sequence[str] = (),
     expert: bool = True,
-    shots: int = 1,
+    orders: int = 1,
     listed: int = LISTED,
 ) -> Routing:
-    """Route one photograph: recall over the whole base, then a choice among the best, their texts in the prompt.
+    """Rank knowledge entries for a photograph, with probabilities.
 
-    Every entry is asked about with the yes/no question, so that all questions about the photograph share one routing. The
-    first pass lists nothing: each title's probability is read on one cached prompt, all titles in one packed row. In the
-    second pass the `listed` best stand in the prompt in full (ordered by key, so that their rank says nothing), and their
-    probabilities are shared out anew within what recall gave them together. Not in the paper, which does not say how its
-    147 entries are offered.
+    ``recall`` lists nothing: the model's probability of each entry's title, over the whole base, on one cached prefix, all
+    titles in one packed row that is a trie of what exists, so that it can name nothing else. ``listed`` puts the texts of the
+    candidates into the prompt and reads which one the model picks. ``hybrid`` recalls, then lists the `listed` best in full and
+    shares out their probability anew. Lists are ordered by key, so that no rank shows in them, and turned once for each further
+    order. The three are not in the paper, which does not say how its 147 entries are offered.
+
+    Probabilities are softmax over length-normalised log-probabilities times the mean length of a title, then brought to the
+    temperature fitted for the model and mode, where there is one (`ModelInfo.routing`).
+
+    Args:
+        model: in-process, or behind an endpoint; there titles are chosen by letter, in groups for recall.
+        image: the photograph.
+        reference: photographs of good parts, one, several or none.
+        question: what is asked; a record brings the object's name and the expert's findings with it.
+        knowledge_base: K.
+        mode: see above.
+        candidates: keys listed in the mode ``listed``; default those of the object's category and of text search.
+        expert: whether the expert's findings are in the prompt, where the question's sample has any.
+        orders: orders of a list that are averaged over; with as many as it has entries, each stands in each place once.
+        listed: length of hybrid's list.
 
     Raises:
         ImageError: an image cannot be used.
+        CannotScoreError: the model gives no probabilities.
+        UnknownNameError: a candidate that is not in the base.
     """
-    question = detection_question(sample.id, sample)
-    entries = knowledge_base.entries
-    bare = build_prompt(question, expert=expert, shots=shots)
-    if model.info.backend == "openai":
-        entries = _shortlist(sample, knowledge_base)
-        recalled = _choose_by_letter(model, question, entries, expert, shots)
+    asked = _Asked.of(image, reference, question, expert)
+    by_place: tuple[float, ...] = ()
+    steady = True
+    if mode == "listed":
+        entries = [knowledge_base.get(key) for key in candidates] or list(_shortlist(asked.sample, knowledge_base))
+        found, by_place, steady = _pick(model, asked, entries, orders)
     else:
-        recalled = rank_titles(model, bare, entries)
-    head = sorted(recalled[:listed], key=lambda entry: entry.key)
-    keys = tuple(entry.key for entry in head)
-    if model.info.backend == "openai" or len(head) < 2:
-        return Routing(tuple(recalled), keys)
-    texts = [knowledge_base.get(key) for key in keys]
-    chosen = rank_titles(model, build_prompt(question, entries=texts, expert=expert, shots=shots), texts)
-    mass = sum(entry.probability for entry in recalled[:listed])
-    best = [entry.model_copy(update={"probability": entry.probability * mass}) for entry in chosen]
-    return Routing((*best, *recalled[listed:]), keys)
+        found = _recall(model, asked, knowledge_base.entries)
+        best = sorted(found, key=lambda key: (-found[key], key))[:listed]
+        if mode == "hybrid" and len(best) > 1:
+            picked, by_place, steady = _pick(model, asked, [knowledge_base.get(key) for key in best], orders)
+            mass = sum(found[key] for key in best)
+            found |= {key: probability * mass for key, probability in picked.items()}
+    fitted = model.info.routing.get(mode)
+    temperature = fitted.temperature if fitted else 1.0
+    threshold = fitted.threshold if fitted else ABSTAIN_BELOW
+    ranking = _ranked(knowledge_base, at_temperature(found, temperature))
+    abstained = ranking[0].probability < threshold
+    note = RoutingNote(
+        mode=mode, temperature=temperature, threshold=threshold, calibrated=fitted is not None, abstained=abstained
+    )
+    kept = {"listed": len(ranking), "hybrid": listed, "recall": 1}[mode]
+    # In the list that was picked from: hybrid's best by recall all stay, even where a temperature reorders nothing else.
+    keys = sorted(found, key=lambda key: (-found[key], key))[:kept] if mode != "hybrid" else best
+    return Routing(ranking, () if abstained else tuple(sorted(keys)), note, by_place, steady)
+
+
+def route_sample(
+    model: ChatModel,
+    sample: Sample,
+    knowledge_base: KnowledgeBase,
+    *,
+    mode: RouteMode = "hybrid",
+    expert: bool = True,
+    shots: int = 1,
+    orders: int = 1,
+) -> Routing:
+    """`route` with the yes/no question, so that all questions about a photograph share one routing."""
+    references = sample.references[:shots] if shots > 0 else ()
+    question = detection_question(sample.id, sample)
+    return route(model, sample.image, references, question, knowledge_base, mode=mode, expert=expert, orders=orders)
 
 
 def rank_titles(model: ChatModel, prompt: Prompt, entries: Sequence[KnowledgeEntry]) -> list[RankedEntry]:
-    """Rank entries by the model's probability of beginning its path with their title.
-
-    Probabilities are those of whole titles (sums over tokens) renormalised over the entries: what decoding restricted to the
-    existing titles would give. `RankedEntry.score` is the length-normalised log-probability.
+    """Rank entries by the model's probability of beginning its path with their title, as `route` does, on one prompt.
 
     Raises:
         CannotScoreError: the model gives no probabilities.
     """
-    scores = model.score([knowledge_prompt(prompt)], [[f"{entry.title}:" for entry in entries]])[0]
-    probabilities = softmax(scores.logprobs)
+    return list(_ranked(KnowledgeBase(entries), _title_probabilities(model, [(prompt, entries)])[0]))
+
+
+def at_temperature(probabilities: dict[str, float], temperature: float) -> dict[str, float]:
+    """Probabilities to the power 1/temperature, renormalised."""
+    if temperature == 1.0:
+        return probabilities
+    logs = [math.log(max(value, 1e-30)) for value in probabilities.values()]
+    return dict(zip(probabilities, softmax(logs, temperature), strict=True))
+
+
+class _Asked(NamedTuple):
+    """One question about one photograph."""
+
+    sample: Sample
+    question: Question | str
+    expert: bool
+
+    @classmethod
+    def of(
+        cls, image: str | Path, reference: str | Path | Sequence[str | Path] | None, question: Question | str, expert: bool
+    ) -> _Asked:
+        several = (reference,) if isinstance(reference, str | Path) else tuple(reference or ())
+        known = question.sample if isinstance(question, Question) else None
+        sample = known or Sample(id=Path(image).stem, image=str(image), dataset="", object="part", is_anomalous=False)
+        sample = sample.model_copy(update={"image": str(image), "references": tuple(str(path) for path in several)})
+        if isinstance(question, Question):
+            question = question.model_copy(update={"sample": sample})
+        return cls(sample, question, expert)
+
+    def prompt(self, entries: Sequence[KnowledgeEntry] = ()) -> Prompt:
+        shots = len(self.sample.references)
+        if isinstance(self.question, Question):
+            return build_prompt(self.question, entries=entries, expert=self.expert, shots=shots)
+        return open_prompt(self.sample, self.question, entries=entries, expert=self.expert, shots=shots)
+
+    def lettered(self, titles: Sequence[str], entries: Sequence[KnowledgeEntry] = ()) -> Prompt:
+        """The question which of some titles applies, opened where the letter follows."""
+        asked = Question(
+            id=self.sample.id,
+            sample=self.sample,
+            subtask=Subtask.CLASSIFICATION,
+            text=f"Which knowledge applies to the inspected {self.sample.object}?",
+            options=tuple(titles),
+            answer=0,
+        )
+        return answer_prompt(build_prompt(asked, entries=entries, expert=self.expert, shots=len(self.sample.references)))
+
+
+def _recall(model: ChatModel, asked: _Asked, entries: Sequence[KnowledgeEntry]) -> dict[str, float]:
+    """Probability of each entry of the base without a list.
+
+    An endpoint cannot score titles: it chooses among `GROUP` of them by letter, or none; an entry's odds against none make
+    the groups comparable.
+    """
+    if model.info.backend != "openai":
+        return _title_probabilities(model, [(asked.prompt(), entries)])[0]
+    count = math.ceil(len(entries) / GROUP)
+    groups = [entries[first::count] for first in range(count)]
+    prompts = [asked.lettered([*(entry.title for entry in group), NONE_OF_THESE]) for group in groups]
+    found = letter_probabilities(model, prompts, [len(group) + 1 for group in groups])
+    odds = {
+        entry.key: p / max(probabilities[-1], 1e-9)
+        for group, probabilities in zip(groups, found, strict=True)
+        for entry, p in zip(group, probabilities, strict=False)
+    }
+    total = sum(odds.values()) or 1.0
+    return {entry.key: odds[entry.key] / total for entry in entries}
+
+
+def _pick(
+    model: ChatModel, asked: _Asked, entries: Sequence[KnowledgeEntry], orders: int
+) -> tuple[dict[str, float], tuple[float, ...], bool]:
+    """Probability of each of some entries whose texts stand in the prompt, over orders: mean, mean by place, steadiness."""
+    listed = sorted(entries, key=lambda entry: entry.key)
+    count = min(max(orders, 1), len(listed))
+    turns = [[*listed[turn:], *listed[:turn]] for turn in (round(i * len(listed) / count) for i in range(count))]
+    if model.info.backend == "openai":
+        prompts = [asked.lettered([entry.title for entry in turn], turn) for turn in turns]
+        letters = letter_probabilities(model, prompts, [len(turn) for turn in turns])
+        found = [{e.key: p for e, p in zip(turn, ps, strict=True)} for turn, ps in zip(turns, letters, strict=True)]
+    else:
+        found = _title_probabilities(model, [(asked.prompt(turn), turn) for turn in turns])
+    mean = {entry.key: sum(one[entry.key] for one in found) / count for entry in listed}
+    places = tuple(sum(one[turn[i].key] for one, turn in zip(found, turns, strict=True)) / count for i in range(len(listed)))
+    return mean, places, len({max(one, key=one.__getitem__) for one in found}) == 1
+
+
+def _title_probabilities(model: ChatModel, asked: Sequence[tuple[Prompt, Sequence[KnowledgeEntry]]]) -> list[dict[str, float]]:
+    """For each prompt the probability of each of its entries' titles, from length-normalised log-probabilities."""
+    prompts = [knowledge_prompt(prompt) for prompt, _ in asked]
+    scores = model.score(prompts, [[f"{entry.title}:" for entry in entries] for _, entries in asked])
+    found = []
+    for (_, entries), score in zip(asked, scores, strict=True):
+        mean_length = sum(score.tokens) / len(score.tokens)
+        logs = [mean_length * total / count for total, count in zip(score.logprobs, score.tokens, strict=True)]
+        found.append(dict(zip((entry.key for entry in entries), softmax(logs), strict=True)))
+    return found
+
+
+def _ranked(knowledge_base: KnowledgeBase, probabilities: dict[str, float]) -> tuple[RankedEntry, ...]:
     ranked = [
-        RankedEntry(key=entry.key, title=entry.title, probability=p, score=total / count)
-        for entry, p, total, count in zip(entries, probabilities, scores.logprobs, scores.tokens, strict=True)
+        RankedEntry(key=key, title=knowledge_base.get(key).title, probability=p, score=math.log(max(p, 1e-30)))
+        for key, p in probabilities.items()
     ]
-    return sorted(ranked, key=lambda entry: (-entry.probability, entry.key))
-
-
-def choose_wrong_key(
-    sample: Sample, right_key: str, knowledge_base: KnowledgeBase, *, ranking: Sequence[RankedEntry] = (), seed: int = 0
-) -> tuple[str, str]:
-    """Choose k_l: an entry that deceives and does not hold for the image (Section 3.3).
-
-    Candidates come from the model's own ranking, the right entry's declared look-alikes, the normal state (for a defect) or
-    likely defects (for a good part) of the same domain, siblings of its category, and text similarity; one kind is drawn at
-    random, then one entry. An entry that the label resolves to as well is never chosen.
-
-    Args:
-        sample: the photograph.
-        right_key: k_w.
-        knowledge_base: the base K.
-        ranking: the model's ranking for this photograph, where there is one.
-        seed: decides the draw together with the sample's id.
-
-    Returns:
-        key of k_l, and why it deceives.
-
-    Raises:
-        UnknownNameError: `right_key` is not in the base.
-    """
-    right = knowledge_base.get(right_key)
-    rng = random.Random(f"{seed}:{sample.id}:{right_key}")
-    domain = [entry for entry in knowledge_base.category(sample.object, sample.dataset) if entry.key != right_key]
-    mistakes = [knowledge_base.get(r.key) for r in ranking[:3] if r.key in knowledge_base]
-    similar = [entry for entry, _ in knowledge_base.search(f"{right.title} {right.text}", 4)]
-    kinds: list[tuple[str, list[KnowledgeEntry]]] = [
-        ("the model finds it plausible", mistakes),
-        ("declared look-alike", [entry for entry, _ in knowledge_base.look_alikes(right_key)]),
-        ("other verdict in the same domain", [entry for entry in domain if entry.is_normal != right.is_normal]),
-        ("sibling of the category", [entry for entry in domain if not entry.is_normal]),
-        ("similar text", similar),
-    ]
-    usable = [(why, [e for e in found if _deceives(e, right)]) for why, found in kinds]
-    usable = [(why, found) for why, found in usable if found]
-    if not usable:
-        usable = [("any other entry", [entry for entry in knowledge_base if _deceives(entry, right)])]
-    why, found = rng.choice(usable)
-    return rng.choice(found).key, why
-
-
-def candidates_for(
-    right_key: str, wrong_key: str, sample: Sample, knowledge_base: KnowledgeBase, *, count: int, seed: int
-) -> tuple[str, ...]:
-    """Keys listed in a prompt: the right one, the wrong one and fillers of the same domain, in seeded random order."""
-    rng = random.Random(f"{seed}:{sample.id}:{wrong_key}:listed")
-    domain = [e.key for e in knowledge_base.category(sample.object, sample.dataset)]
-    fillers = [key for key in dict.fromkeys(domain) if key not in {right_key, wrong_key}]
-    rng.shuffle(fillers)
-    if len(fillers) < count - 2:
-        others = [e.key for e in knowledge_base if e.key not in {right_key, wrong_key, *fillers}]
-        fillers += rng.sample(others, min(len(others), count - 2 - len(fillers)))
-    keys = [right_key, wrong_key, *fillers[: max(0, count - 2)]]
-    rng.shuffle(keys)
-    return tuple(keys)
-
-
-def _deceives(entry: KnowledgeEntry, right: KnowledgeEntry) -> bool:
-    """Whether an entry can be k_l: another one that does not claim to hold whenever the right one does.
-
-    Entries of several defects at once ("combined") hold for each of them, and two normal entries for every good part.
-    """
-    if entry.key == right.key or (entry.is_normal and right.is_normal):
-        return False
-    combined = any(name.split("/")[-1] in {"combined", "combination"} for name in (*entry.aliases, entry.key.split(".")[-1]))
-    return not combined and not set(entry.aliases) & set(right.aliases)
+    return tuple(sorted(ranked, key=lambda entry: (-entry.probability, entry.key)))
 
 
 def _shortlist(sample: Sample, knowledge_base: KnowledgeBase) -> tuple[KnowledgeEntry, ...]:
-    """Entries an endpoint is asked to choose from: the object's category, then what the findings' words bring up."""
+    """Candidates where none are given: the object's category, then what the findings' words bring up."""
     words = f"{sample.object} {describe_findings(sample.expert) if sample.expert else ''}"
     found = [*knowledge_base.category(sample.object, sample.dataset), *(e for e, _ in knowledge_base.search(words, SHORTLIST))]
     return tuple(dict.fromkeys(found))[:SHORTLIST] or knowledge_base.entries[:SHORTLIST]
-
-
-def _choose_by_letter(
-    model: ChatModel, question: Question, entries: Sequence[KnowledgeEntry], expert: bool, shots: int
-) -> list[RankedEntry]:
-    """Rank a shortlist through a server: titles as lettered options, one token with log-probabilities."""
-    asked = Question(
-        id=question.id,
-        sample=question.sample,
-        subtask=Subtask.CLASSIFICATION,
-        text=f"Which knowledge applies to the inspected {question.sample.object}?",
-        options=tuple(entry.title for entry in entries),
-        answer=0,
-    )
-    assert len(entries) <= len(LETTERS)
-    prompt = answer_prompt(build_prompt(asked, entries=entries, expert=expert, shots=shots))
-    probabilities = letter_probabilities(model, [prompt], [len(entries)])[0]
-    ranked = [RankedEntry(key=e.key, title=e.title, probability=p) for e, p in zip(entries, probabilities, strict=True)]
-    return sorted(ranked, key=lambda entry: (-entry.probability, entry.key))

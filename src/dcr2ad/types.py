@@ -299,7 +299,45 @@ class RankedEntry(Record):
     probability: Probability
     """Probability over the candidates; sums to one over a whole ranking."""
     score: float = 0.0
-    """Length-normalised log-probability behind it."""
+    """Natural logarithm of the probability."""
+
+
+RouteMode = Literal["listed", "recall", "hybrid"]
+"""How entries are ranked: candidates listed in the prompt; no list, the whole base; the whole base, then its best listed."""
+
+
+class RoutingCalibration(Record):
+    """Temperature and threshold of one route mode, fitted on a dev set and stored with the model; not in the paper."""
+
+    temperature: float = Field(gt=0.0)
+    """Probabilities are taken to the power 1/temperature and renormalised."""
+    threshold: Probability
+    """The router abstains where its best entry is less probable."""
+    photographs: int
+    """Photographs it was fitted on whose right entry is known."""
+    ranked: int
+    """Those among them whose right entry was in the ranking: the temperature rests on these."""
+    nll: tuple[float, float]
+    """Mean negative log-likelihood of the right entry before and after, nats."""
+    questions: str
+    """Digest of the questions it was fitted on."""
+    knowledge: str
+    """Digest of the knowledge base it was fitted on."""
+
+
+class RoutingNote(Record):
+    """How a diagnosis was routed."""
+
+    mode: RouteMode
+    """Route mode."""
+    temperature: float
+    """Temperature of the probabilities shown; 1 where none was fitted."""
+    threshold: Probability
+    """Probability below which the router abstains."""
+    calibrated: bool
+    """Whether both were fitted for this model, or are the defaults."""
+    abstained: bool
+    """Whether no entry was probable enough: then the model answered without knowledge."""
 
 
 class Prediction(Record):
@@ -361,6 +399,8 @@ class Diagnosis(Record):
     """The entry the model reasoned under."""
     runners_up: tuple[RankedEntry, ...] = ()
     """The next entries of the ranking."""
+    routing: RoutingNote | None = None
+    """How the entry was selected; None where the context is not routed."""
     reasoning: str
     """The model's reasoning under the entry."""
     location: str | None
@@ -407,6 +447,10 @@ class EvalProtocol(Record):
     """References shown with each query."""
     context: Context = "none"
     """External knowledge in the prompt."""
+    routing: RouteMode = "hybrid"
+    """How a routed context is ranked; without meaning for the other contexts."""
+    orders: int = Field(default=1, ge=1)
+    """Orders of a listing that a routed ranking is averaged over."""
     expert: bool = True
     """Whether the visual expert's findings are in the prompt."""
     answering: Answering = "score"

@@ -6,14 +6,16 @@ training (`dcr2ad.training.weights` writes these folders). LoRA is the paper's w
 
 from __future__ import annotations
 
+import json
 import warnings
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
+from dcr2ad.artifacts import write_text
 from dcr2ad.errors import ModelError
-from dcr2ad.types import Record
+from dcr2ad.types import Record, RouteMode, RoutingCalibration
 
 MARKER = "dcr2ad.json"
 """File that makes a folder a trained model."""
@@ -42,6 +44,8 @@ class TrainedModel(Record):
     """Content SHA-256 of every query image trained on -> its path's last parts; an evaluation can see what it must not ask."""
     train_hashes: dict[str, str] = Field(default_factory=dict)
     """Content SHA-256 of each of them -> its perceptual hash (`dcr2ad.leaks`), which a resized or re-encoded copy shares."""
+    routing: dict[RouteMode, RoutingCalibration] = Field(default_factory=dict)
+    """Temperature and threshold fitted for each route mode (`dcr2ad evaluate --what routing --calibrate`)."""
 
 
 def read_trained(folder: str | Path) -> TrainedModel:
@@ -57,6 +61,22 @@ def read_trained(folder: str | Path) -> TrainedModel:
         raise ModelError(f"{folder} is no trained model (no {MARKER})", "Name the model folder of a training stage") from None
     except ValidationError as error:
         raise ModelError(f"{path} cannot be read ({error.errors()[0]['msg']})", "Train again, or use another folder") from None
+
+
+def store_calibration(folder: str | Path, routing: dict[RouteMode, RoutingCalibration]) -> Path:
+    """Store fitted routing calibrations in a trained model's `dcr2ad.json`; modes not given keep theirs.
+
+    Raises:
+        ModelError: the folder is no trained model, or cannot be written to.
+    """
+    trained = read_trained(folder)
+    path = Path(folder) / MARKER
+    changed = trained.model_copy(update={"routing": {**trained.routing, **routing}})
+    try:
+        write_text(path, json.dumps(changed.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n")
+    except OSError as error:
+        raise ModelError(f"{path} cannot be written ({error.strerror})", "Use a folder of your own") from None
+    return path
 
 
 def adapter_of(spec: str) -> TrainedModel | None:

@@ -11,9 +11,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
+from pydantic import Field
+
 from dcr2ad.errors import UnknownNameError
 from dcr2ad.parsing import LETTERS
-from dcr2ad.types import Completion, OptionScores, Prompt, Record, Sampling
+from dcr2ad.types import Completion, OptionScores, Prompt, Record, RouteMode, RoutingCalibration, Sampling
 
 
 class ModelInfo(Record):
@@ -27,6 +29,8 @@ class ModelInfo(Record):
     """``transformers``, ``openai`` or ``scripted``."""
     can_score: bool
     """Whether `score` gives log-probabilities."""
+    routing: dict[RouteMode, RoutingCalibration] = Field(default_factory=dict)
+    """Fitted temperature and threshold of each route mode, as stored with the model."""
 
 
 class ChatModel(Protocol):

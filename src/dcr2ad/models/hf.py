@@ -19,7 +19,7 @@ import torch
 
 from dcr2ad.artifacts import digest_file
 from dcr2ad.errors import Dcr2adError
-from dcr2ad.models.adapters import MARKER, adapter_of, merge_for_inference
+from dcr2ad.models.adapters import MARKER, adapter_of, merge_for_inference, read_trained
 from dcr2ad.models.base import ModelInfo
 from dcr2ad.models.prefix import PrefixRunner
 from dcr2ad.models.vlm import TokenizedPrompt, VisionLanguageModel
@@ -66,7 +66,9 @@ class HFModel:
     @cached_property
     def info(self) -> ModelInfo:
         """What the model is."""
-        return ModelInfo(name=self._name, digest=self._digest, backend="transformers", can_score=True)
+        folder = trained_folder(self._name)
+        routing = read_trained(folder).routing if folder else {}
+        return ModelInfo(name=self._name, digest=self._digest, backend="transformers", can_score=True, routing=routing)
 
     def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[Completion]]:
         """See `ChatModel.generate`; a prompt with an unusable image is a ``failed`` completion."""
@@ -126,6 +128,12 @@ class HFModel:
 
         grouped = [list(group) for _, group in groupby(sorted(usable, key=head), key=head)]
         return [([index for index, _ in group], [t for _, t in group]) for group in grouped]
+
+
+def trained_folder(spec: str) -> Path | None:
+    """The folder that holds a model's `dcr2ad.json`, where it has one: a trained folder, or nano's shipped adapter."""
+    folder = SHIPPED_ADAPTER if spec == "nano" else Path(spec.removeprefix("hf:"))
+    return folder if spec != "nano:base" and (folder / MARKER).is_file() else None
 
 
 def resolve(spec: str) -> tuple[Path, list[Path], str]:

@@ -79,6 +79,8 @@ def result_rows(reports: Mapping[str, EvalReport]) -> tuple[ResultRow, ...]:
 def protocol_label(protocol: EvalProtocol) -> str:
     """A protocol in words."""
     knowledge = "no knowledge" if protocol.context == "none" else f"{protocol.context} knowledge"
+    if protocol.context == "routed" and (protocol.routing, protocol.orders) != ("hybrid", 1):
+        knowledge += f" ({protocol.routing}" + (f", mean of {protocol.orders} orders)" if protocol.orders > 1 else ")")
     expert = "with visual expert" if protocol.expert else "without visual expert"
     return f"{protocol.shots}-shot, {knowledge}, {expert}, answered by {protocol.answering}, scoring {protocol.scoring}"
 

@@ -32,7 +32,7 @@ from dcr2ad.prompts import (
 )
 from dcr2ad.reasoning import write_responses
 from dcr2ad.report.overlay import encode_map
-from dcr2ad.routing import Routing, rank_titles, route
+from dcr2ad.routing import rank_titles, route_sample
 from dcr2ad.types import (
     Completion,
     Diagnosis,
@@ -41,6 +41,8 @@ from dcr2ad.types import (
     Question,
     RankedEntry,
     Record,
+    RouteMode,
+    RoutingNote,
     Sample,
     Sampling,
     Subtask,
@@ -74,6 +76,8 @@ class Diagnoser:
         expert: the visual expert, or None to switch it off.
         context: ``none``, ``category``, ``routed`` or ``oracle:KEY``.
         max_new_tokens: limit of a response.
+        routing: how a routed context is ranked.
+        orders: orders of a listing that the ranking is averaged over.
     """
 
     model: ChatModel
@@ -81,6 +85,8 @@ class Diagnoser:
     expert: Expert | None
     context: str = "routed"
     max_new_tokens: int = 160
+    routing: RouteMode = "hybrid"
+    orders: int = 1
 
     def __post_init__(self) -> None:
         check_context(self.context, self.knowledge_base)
@@ -120,6 +126,12 @@ class _Case:
     sample: Sample
     entries: tuple[KnowledgeEntry, ...]
     ranking: tuple[RankedEntry, ...]
+    routing: RoutingNote | None = None
+
+    @property
+    def abstained(self) -> bool:
+        """Whether the router found no entry probable enough to reason under."""
+        return self.routing is not None and self.routing.abstained
 
 
 def diagnose(
@@ -150,6 +162,12 @@ def diagnose(
     notes = _check_images(image, references)
     sample, anomaly_map = _sample(diagnoser, image, references, object_name, notes)
     case = _case(diagnoser, sample)
+    if case.abstained and case.routing:
+        best = case.ranking[0]
+        notes.append(
+            f"No knowledge entry is probable enough (best {best.title}, {best.probability:.2f}, below "
+            f"{case.routing.threshold:.2f}), so the model answered without knowledge."
+        )
     response, trajectory, probability = _verdict(diagnoser, case, notes)
     anomalous = probability >= 0.5
     selected = _selected(case, trajectory, diagnoser.knowledge_base)
@@ -165,6 +183,7 @@ def diagnose(
         probability=probability,
         knowledge=selected,
         runners_up=tuple(r for r in case.ranking if selected is None or r.key != selected.key)[:RUNNERS_UP],
+        routing=case.routing,
         reasoning=trajectory.reasoning if trajectory else response,
         location=_location(diagnoser, case, trajectory) if anomalous else None,
         defect_type=defect.title if defect else None,
@@ -211,6 +230,7 @@ def diagnose_folder(
         "model": diagnoser.model.info.digest,
         "knowledge": diagnoser.knowledge_base.digest,
         "context": diagnoser.context,
+        "routing": f"{diagnoser.routing} {diagnoser.orders}",
         "expert": diagnoser.expert is not None,
         "object": object_name,
         "question": question,
@@ -286,8 +306,8 @@ def _case(diagnoser: Diagnoser, sample: Sample) -> _Case:
         entry = knowledge_base.get(key)
         return _Case(sample, (entry,), (RankedEntry(key=entry.key, title=entry.title, probability=1.0),))
     if kind == "routed":
-        routing: Routing = route(model, sample, knowledge_base, shots=shots)
-        return _Case(sample, tuple(knowledge_base.get(k) for k in routing.listed), routing.ranking)
+        routing = route_sample(model, sample, knowledge_base, mode=diagnoser.routing, shots=shots, orders=diagnoser.orders)
+        return _Case(sample, tuple(knowledge_base.get(k) for k in routing.listed), routing.ranking, routing.note)
     entries = knowledge_base.category(sample.object)
     if model.info.backend == "openai":
         return _Case(sample, entries, ())
@@ -299,7 +319,7 @@ def _verdict(diagnoser: Diagnoser, case: _Case, notes: list[str]) -> tuple[str, 
     """Response to the yes/no question under the selected entry, as text and read, and p(anomalous)."""
     question = detection_question(case.sample.id, case.sample)
     prompt = build_prompt(question, entries=case.entries, shots=len(case.sample.references))
-    opening = f"<knowledge>{case.ranking[0].title}:" if case.ranking else ""
+    opening = f"<knowledge>{case.ranking[0].title}:" if case.ranking and not case.abstained else ""
     written = write_responses(diagnoser.model, [prompt.model_copy(update={"opening": opening})], [question.options])[0]
     _check_written(written.completion)
     read = parse_response(written.text, question.options)
@@ -331,6 +351,8 @@ def _generate(diagnoser: Diagnoser, prompt: Prompt) -> Completion:
 
 def _selected(case: _Case, trajectory: Trajectory | None, knowledge_base: KnowledgeBase) -> RankedEntry | None:
     """The entry reasoned under: the head of the ranking, or what the response names where nothing was ranked."""
+    if case.abstained:
+        return None
     if case.ranking:
         return case.ranking[0]
     named = knowledge_base.resolve(trajectory.entry) if trajectory and trajectory.entry else None

@@ -28,7 +28,7 @@ from dcr2ad.models.base import ChatModel, letter_probabilities
 from dcr2ad.parsing import parse_response, read_answer_official
 from dcr2ad.prompts import answer_prompt, build_prompt
 from dcr2ad.reasoning import write_responses
-from dcr2ad.routing import route
+from dcr2ad.routing import route_sample
 from dcr2ad.types import (
     EvalProtocol,
     EvalReport,
@@ -166,7 +166,15 @@ def _context(
         known = sample.right_key is not None and sample.right_key in knowledge_base
         return ((knowledge_base.get(sample.right_key),) if known and sample.right_key else ()), ()
     if protocol.context == "routed":
-        routing = route(model, sample, knowledge_base, expert=protocol.expert, shots=protocol.shots)
+        routing = route_sample(
+            model,
+            sample,
+            knowledge_base,
+            mode=protocol.routing,
+            expert=protocol.expert,
+            shots=protocol.shots,
+            orders=protocol.orders,
+        )
         return tuple(knowledge_base.get(key) for key in routing.listed), routing.ranking
     return (), ()
 

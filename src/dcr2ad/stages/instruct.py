@@ -22,12 +22,13 @@ from pydantic import Field
 from dcr2ad.artifacts import RecordWriter, StageFolder, digest_json, drop_torn_line, read_records, write_text
 from dcr2ad.config import InstructSettings
 from dcr2ad.datasets.folder import Part, Skipped, balanced_subset, read_folder, with_knowledge
+from dcr2ad.deception import candidates_for, choose_wrong_key
 from dcr2ad.errors import ImageError, InputError, UnknownNameError
 from dcr2ad.images import load_image
 from dcr2ad.knowledge import KnowledgeBase
 from dcr2ad.leaks import Forbidden, Match
 from dcr2ad.questions import BENCHMARK_WORDING, INSTRUCT_WORDING, QuestionMaker, QuestionWording, Rejected
-from dcr2ad.routing import LISTED, candidates_for, choose_wrong_key
+from dcr2ad.routing import LISTED
 from dcr2ad.teacher import BuiltinTeacher, Teacher, direct_answer
 from dcr2ad.types import ExpertFindings, Question, Record, Sample
 

@@ -102,7 +102,10 @@ def run_recipe(
 
 def tag_of(protocol: EvalProtocol) -> str:
     """Short name of a protocol, for folders: ``1shot-routed-expert-score``."""
-    parts = [f"{protocol.shots}shot", protocol.context, "expert" if protocol.expert else "alone", protocol.answering]
+    context: str = protocol.context
+    if context == "routed" and (protocol.routing, protocol.orders) != ("hybrid", 1):
+        context += f"-{protocol.routing}" + (f"{protocol.orders}" if protocol.orders > 1 else "")
+    parts = [f"{protocol.shots}shot", context, "expert" if protocol.expert else "alone", protocol.answering]
     return "-".join(parts + ([] if protocol.scoring == "strict" else [protocol.scoring]))
 
 
@@ -140,13 +143,14 @@ def _train(recipe: Recipe, out: Path, knowledge: KnowledgeBase, bar: ProgressBar
             "mining found no question near chance, so there is nothing to prefer",
             "Raise mine.threshold in the recipe, or use more images",
         )
-    with bar("synthesize") as update:
+    with _opened(str(out / "sft/model")) as model, bar("synthesize") as update:
         paired = synthesize_pairs(
             boundary,
             knowledge,
             BuiltinTeacher(recipe.seed),
             recipe.synthesize,
             out / "synthesize",
+            model=model,
             seed=recipe.seed,
             progress=update,
         )

@@ -1,7 +1,7 @@
 """KR-RTS (Section 3.3): for every boundary question a right and a deceptive trajectory of one form.
 
 Reads boundary questions and a teacher; writes ``pairs.jsonl`` and ``rejected.jsonl``. k_w is the entry the label leads to, k_l
-an entry that deceives (`dcr2ad.routing.choose_wrong_key`); both stand in the prompt among fillers, in random order. A pair is
+an entry that deceives (`dcr2ad.deception.choose_wrong_key`); both stand in the prompt among fillers, in random order. A pair is
 kept only if both responses parse, y_w is right and y_l is not (or, where the answer does not depend on the knowledge, only the
 path differs), each conclusion follows from its own entry, and the lengths are alike. Knows nothing about training.
 """
@@ -15,12 +15,14 @@ from typing import Any
 
 from dcr2ad.artifacts import RecordWriter, StageFolder, digest_json, read_records
 from dcr2ad.config import SynthesizeSettings
+from dcr2ad.deception import candidates_for, choose_wrong_key, holds_too
 from dcr2ad.knowledge.base import KnowledgeBase
+from dcr2ad.models.base import ChatModel
 from dcr2ad.parsing import parse_response, write_response
 from dcr2ad.questions import Rejected, answer_under
-from dcr2ad.routing import candidates_for, choose_wrong_key
+from dcr2ad.routing import route_sample
 from dcr2ad.teacher import Teacher
-from dcr2ad.types import BoundaryQuestion, KnowledgeEntry, PreferencePair, Question, Trajectory
+from dcr2ad.types import BoundaryQuestion, KnowledgeEntry, PreferencePair, Question, RankedEntry, Trajectory
 
 TRIES = 12
 """Deceptive entries tried before a question is dropped: not every one leads to an option of the question."""
@@ -33,11 +35,15 @@ def synthesize_pairs(
     settings: SynthesizeSettings,
     out: Path,
     *,
+    model: ChatModel | None = None,
     seed: int = 0,
     fresh: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Write one preference pair a question where one can be made.
+
+    With a model (the SFT model), its own ranking of each photograph's knowledge is read once, and the entries that it wrongly
+    finds plausible are among the deceptive ones.
 
     Returns:
         counts: questions, pairs (by kind, by why k_l deceives, by sub-task), dropped by reason.
@@ -46,6 +52,8 @@ def synthesize_pairs(
         RunError: `out` holds pairs made from other questions or settings.
     """
     config = {**settings.model_dump(), "teacher": teacher.name}
+    if model is not None:
+        config["model"] = model.info.digest
     inputs = {"boundary": digest_json([b.model_dump(mode="json") for b in boundary]), "knowledge": knowledge_base.digest}
     with StageFolder(out, stage="synthesize", config=config, inputs=inputs, seed=seed, fresh=fresh) as folder:
         if folder.done:
@@ -54,9 +62,14 @@ def synthesize_pairs(
         with RecordWriter(pairs_file) as writer, RecordWriter(rejected_file) as rejects:
             seen = {pair.id for pair in read_records(pairs_file, PreferencePair)}
             seen |= {row.sample for row in read_records(rejected_file, Rejected)}
+            rankings: dict[str, tuple[RankedEntry, ...]] = {}
             for number, item in enumerate(boundary, 1):
                 if item.question.id not in seen:
-                    made = make_pair(item.question, knowledge_base, teacher, settings, seed=seed)
+                    sample = item.question.sample
+                    if model is not None and sample.image not in rankings:
+                        rankings[sample.image] = route_sample(model, sample, knowledge_base, mode="recall").ranking
+                    ranking = rankings.get(sample.image, ())
+                    made = make_pair(item.question, knowledge_base, teacher, settings, seed=seed, ranking=ranking)
                     if isinstance(made, PreferencePair):
                         writer.write(made)
                     else:
@@ -71,14 +84,20 @@ def synthesize_pairs(
 
 
 def make_pair(
-    question: Question, knowledge_base: KnowledgeBase, teacher: Teacher, settings: SynthesizeSettings, *, seed: int
+    question: Question,
+    knowledge_base: KnowledgeBase,
+    teacher: Teacher,
+    settings: SynthesizeSettings,
+    *,
+    seed: int,
+    ranking: Sequence[RankedEntry] = (),
 ) -> PreferencePair | str:
-    """One preference pair for a question, or why there is none."""
+    """One preference pair for a question, or why there is none; `ranking` is the model's own of the photograph."""
     right_key = question.sample.right_key
     if right_key is None or right_key not in knowledge_base:
         return "the label leads to no knowledge entry"
     right = knowledge_base.get(right_key)
-    chosen_wrong = _wrong(question, right, knowledge_base, seed)
+    chosen_wrong = _wrong(question, right, knowledge_base, seed, ranking)
     if chosen_wrong is None:
         return "no deceptive entry leads to an option of the question"
     wrong, why, answer = chosen_wrong
@@ -126,12 +145,17 @@ def check_pair(pair: PreferencePair, knowledge_base: KnowledgeBase, *, length_ra
 
 
 def _wrong(
-    question: Question, right: KnowledgeEntry, knowledge_base: KnowledgeBase, seed: int
+    question: Question,
+    right: KnowledgeEntry,
+    knowledge_base: KnowledgeBase,
+    seed: int,
+    ranking: Sequence[RankedEntry],
 ) -> tuple[KnowledgeEntry, str, int] | None:
     """A deceptive entry that leads to an option; one that leads to another answer is preferred over one that does not."""
     fallback = None
     for attempt in range(TRIES):
-        key, why = choose_wrong_key(question.sample, right.key, knowledge_base, seed=seed * TRIES + attempt)
+        drawn = seed * TRIES + attempt
+        key, why = choose_wrong_key(question.sample, right.key, knowledge_base, seed=drawn, ranking=ranking)
         entry = knowledge_base.get(key)
         answer = answer_under(entry, question)
         if answer is None:
@@ -140,7 +164,7 @@ def _wrong(
             return entry, why, answer
         fallback = fallback or (entry, why, answer)
     for key in question.provenance.get("keys", "").split():
-        if key != right.key and key in knowledge_base:
+        if key in knowledge_base and not holds_too(knowledge_base.get(key), right, question.sample.defect):
             entry = knowledge_base.get(key)
             answer = answer_under(entry, question)
             if answer is not None and answer != question.answer:
