@@ -92,3 +92,15 @@ def pack(
     from dcr2ad.training.weights import pack_adapter
 
     typer.echo(pack_adapter(model, out).digest)
+
+
+@app.command()
+def export(
+    model: Annotated[str, typer.Argument(help="nano, nano:base, hf:PATH, or the folder of a trained model.")],
+    out: Annotated[Path, typer.Argument(help="Folder to write.")],
+    dtype: Annotated[str, typer.Option(help="auto (the base's), float32, bfloat16 or float16.")] = "auto",
+) -> None:
+    """Write a model in the hub's layout, adapters merged: what transformers and vLLM load."""
+    from dcr2ad.commands.training import run_export
+
+    run_export(model, out, dtype=dtype)

@@ -90,3 +90,17 @@ def run_all(recipe: Path, data: Path, out: Path | None, *, datasets: Sequence[st
     page = folder / "report.html"
     write_text(page, render_run(folder))
     console.err.print(f"page: {page}", markup=False)
+
+
+def run_export(model: str, out: Path, *, dtype: str) -> None:
+    """Verb `export`."""
+    from dcr2ad.models.export import export_model
+
+    made = export_model(model, out, dtype=dtype)
+    print_counts("export", made.model_dump(), out)
+    if made.vllm:
+        say(
+            f"serve it: vllm serve {out} --limit-mm-per-prompt '{{\"image\": 2}}'; then: --model openai:{out}@http://HOST:8000/v1"
+        )
+    else:
+        say(f"loads in transformers (AutoModelForImageTextToText); vLLM is not known to serve this {made.architecture}")
