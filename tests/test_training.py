@@ -27,7 +27,7 @@ from dcr2ad.training.krdpo import train_krdpo
 from dcr2ad.training.losses import krdpo_loss, segment_sums
 from dcr2ad.training.plan import Plan
 from dcr2ad.training.sft import train_sft
-from dcr2ad.training.weights import load_trainable, pack_adapter
+from dcr2ad.training.weights import compute_dtype, load_trainable, pack_adapter
 from tests.tiny import tiny_base, tiny_internvl, tiny_pairs, tiny_questions, tiny_qwen
 
 BASE = tiny_base()
@@ -208,6 +208,27 @@ def test_bfloat16_with_float32_masters(more: dict[str, Any], internvl: Path, tmp
     if more:  # a whole model is cast back when it is written
         assert {value.dtype for value in vlm.model.parameters() if value.requires_grad} == {torch.float32}
     assert {value.dtype for value in weights(tmp_path).values()} == {torch.float32 if more else torch.bfloat16}
+
+
+@pytest.mark.parametrize("more", [{}, LORA])
+def test_precision_is_a_setting(more: dict[str, Any], internvl: Path, tmp_path: Path, folder: Path) -> None:
+    """bf16 on a CPU: nearly the same steps, weights written in the model's own type, frozen ones untouched."""
+    logs = {}
+    for precision in ("fp32", "bf16"):
+        sft(internvl, tmp_path / precision, folder / "photos", 4, precision=precision, **more)
+        logs[precision] = read_log(tmp_path / precision)
+        assert {value.dtype for value in weights(tmp_path / precision).values()} == {torch.float32}
+    assert logs["bf16"][0]["loss"] == pytest.approx(logs["fp32"][0]["loss"], rel=0.02)
+    assert logs["bf16"][0]["loss"] != logs["fp32"][0]["loss"]
+    if not more:
+        assert not any("vision_tower" in name for name in _changed(internvl, weights(tmp_path / "bf16")))
+
+
+@pytest.mark.parametrize("able", [True, False])
+def test_automatic_precision_goes_by_the_machine(able: bool, internvl: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dcr2ad.training.weights.cpu_has_bfloat16", lambda: able)
+    assert compute_dtype(load(internvl), SftSettings()) == torch.float32
+    assert compute_dtype(load(internvl), SftSettings(precision="auto")) == (torch.bfloat16 if able else torch.float32)
 
 
 # --- what is trained and what is written ------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from dcr2ad.models.adapters import TrainedModel
 from dcr2ad.models.vlm import VisionLanguageModel
 from dcr2ad.training.checkpoints import Checkpoints
 from dcr2ad.training.trainer import Progress, Task, train
-from dcr2ad.training.weights import load_trainable, save_trained
+from dcr2ad.training.weights import compute_dtype, load_trainable, save_trained
 from dcr2ad.types import Question
 
 MODEL = "model"
@@ -120,6 +120,7 @@ def _train(
         "recipe": work.settings.model_dump(mode="json"),
         **work.train_images(),
     }
+    autocast = compute_dtype(vlm, work.settings) == torch.bfloat16
     load_trainable(vlm, work.settings, work.adapter, seed=work.seed)
     trainable = sum(value.numel() for value in vlm.model.parameters() if value.requires_grad)
     summary = train(
@@ -128,7 +129,7 @@ def _train(
         work.settings,
         work.out,
         accelerator=accelerator,
-        autocast=dtype == torch.bfloat16,
+        autocast=autocast,
         seed=work.seed,
         progress=progress if progress is not None and accelerator.is_main_process else _silent,
     )

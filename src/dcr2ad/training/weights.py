@@ -47,7 +47,8 @@ def load_trainable(
 ) -> None:
     """Make a model ready to be trained, in place.
 
-    Trainable weights become float32, so that small steps are not lost in bfloat16; the rest keeps its type. Under LoRA
+    Trainable weights become float32, so that small steps are not lost in bfloat16; the rest keeps its type, or under LoRA takes
+    that of `compute_dtype`, since only the adapter is written afterwards. Under LoRA
     `vlm.model` becomes a peft model: LoRA on every linear layer of the language model (of the vision tower too, unless frozen),
     and the projector trained whole beside it.
 
@@ -71,10 +72,27 @@ def load_trainable(
         asked = _lora_config(vlm.model, settings)
         vlm.model = with_adapter(vlm.model, Path(adapter), trainable=True)
         _check_same(vlm.model.peft_config["default"], asked, adapter)
+    computed = compute_dtype(vlm, settings)
     for parameter in vlm.model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
+        elif settings.method == "lora" and settings.precision is not None:
+            parameter.data = parameter.data.to(computed)
     vlm.forget_features()
+
+
+def compute_dtype(vlm: VisionLanguageModel, settings: TrainSettings) -> torch.dtype:
+    """Type that products are computed in: bfloat16 or float32; as the model was loaded where the settings leave it open."""
+    if settings.precision is None:
+        return torch.bfloat16 if vlm.model.dtype == torch.bfloat16 else torch.float32
+    if settings.precision == "auto":
+        return torch.bfloat16 if vlm.device.type != "cpu" or cpu_has_bfloat16() else torch.float32
+    return {"fp32": torch.float32, "bf16": torch.bfloat16}[settings.precision]
+
+
+def cpu_has_bfloat16() -> bool:
+    """Whether this CPU multiplies in bfloat16 (AVX-512 BF16 or AMX); one that only emulates it is several times slower so."""
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
 def save_trained(vlm: VisionLanguageModel, folder: str | Path, about: dict[str, Any], *, dtype: torch.dtype) -> TrainedModel:
