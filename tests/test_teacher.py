@@ -12,11 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from dcr2ad.geometry import sample_geometry
 from dcr2ad.knowledge import KnowledgeBase
 from dcr2ad.parsing import LETTERS, parse_response, write_response
 from dcr2ad.places import PLACES
 from dcr2ad.prompts import describe_findings, shape_word, size_word
-from dcr2ad.questions import QuestionMaker, answer_under, at_place, sample_geometry
+from dcr2ad.questions import QuestionMaker, answer_under, at_place
 from dcr2ad.teacher import REASONING_WORDS, WHY_WORDS, BuiltinTeacher, Teacher, direct_answer
 from dcr2ad.types import ExpertFindings, KnowledgeEntry, Question, Sample, Subtask
 

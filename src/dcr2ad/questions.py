@@ -8,22 +8,19 @@ letters, or files other than masks.
 from __future__ import annotations
 
 import random
-from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Hashable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
-import numpy as np
-
-from dcr2ad.errors import ImageError
-from dcr2ad.images import load_mask
+from dcr2ad.balance import LOOK_END, OptionBalance, best_options, surplus, uneven_sides
+from dcr2ad.geometry import Geometry, sample_geometry
 from dcr2ad.knowledge import KnowledgeBase
 from dcr2ad.knowledge.agnostic import name_object
 from dcr2ad.knowledge.objects import GENERAL_DOMAINS, domains
 from dcr2ad.knowledge.search import tokens
-from dcr2ad.places import PLACES, cell_shares, neighbours
-from dcr2ad.prompts import DETECTION_QUESTION, LOCATION_QUESTION, shape_word, size_word
+from dcr2ad.places import PLACES, neighbours
+from dcr2ad.prompts import shape_word, size_word
 from dcr2ad.types import KnowledgeEntry, Question, Record, Sample, Subtask
+from dcr2ad.wordings import INSTRUCT_WORDING, QuestionWording
 
 MAIN_SHARE = 0.5
 """A place is asked for only where one cell holds at least this share of the mask; not in the paper."""
@@ -49,124 +46,6 @@ class Rejected(Record):
 
 
 @dataclass(frozen=True)
-class QuestionWording:
-    """Templates of the questions; ``{object}`` is the object's name. Two sets never share a template (see tests)."""
-
-    name: str
-    detection: tuple[tuple[str, str, str], ...]
-    """Question, the option that says defective, the option that says good."""
-    classification: tuple[str, ...]
-    localization: tuple[str, ...]
-    description: tuple[str, ...]
-    effect: tuple[str, ...]
-    cause: tuple[str, ...]
-    object_classification: tuple[str, ...]
-    object_analysis: tuple[str, ...]
-
-
-INSTRUCT_WORDING = QuestionWording(
-    name="instruct",
-    detection=(
-        (DETECTION_QUESTION, "Yes", "No"),
-        ("Does the {object} deviate from a good one?", "Yes", "No"),
-        ("Is this {object} free of defects?", "No", "Yes"),
-        ("What is the state of the {object}?", "Defective", "Good"),
-    ),
-    classification=("Which kind of defect is it?", "What is the defect called?", "There is a defect. Of which type is it?"),
-    localization=(LOCATION_QUESTION, "In which part of the picture is the defect?", "Which place is affected by the defect?"),
-    description=("What does the defect look like?", "Which description fits the defect?", "How does the defect appear?"),
-    effect=("Which effect is typical of this defect?", "What can this defect lead to?"),
-    cause=("Which cause is typical of this defect?", "What does this defect usually come from?"),
-    object_classification=("Which object is inspected?", "What is shown in the picture?"),
-    object_analysis=("Which features show that this part is normal?", "How does a good part of this kind look?"),
-)
-"""For training."""
-
-BENCHMARK_WORDING = QuestionWording(
-    name="benchmark",
-    detection=(
-        ("Can a defect be seen on the {object}?", "Yes", "No"),
-        ("Compared with a normal {object}, is anything wrong here?", "Yes", "No"),
-    ),
-    classification=("A defect is present. What type is it?", "Name the defect."),
-    localization=("The {object} has a defect. Where does it lie?", "Name the place of the defect on the {object}."),
-    description=("A defect is present. How would you describe it?", "What is the appearance of the defect?"),
-    effect=("A defect is present. What may follow from it?", "What is the likely consequence of the defect?"),
-    cause=("A defect is present. What has probably led to it?", "What is the likely origin of the defect?"),
-    object_classification=("What kind of product is this?", "Name the product in the picture."),
-    object_analysis=("What is characteristic of this product in good order?", "By what can its normal state be told?"),
-)
-"""Held out, for measuring; the blanks aside no template is one of training."""
-
-
-@dataclass(frozen=True)
-class Geometry:
-    """What a mask says about its defect, in the measures of `ExpertFindings`."""
-
-    cell: int
-    """Cell that holds most of the mask."""
-    shares: tuple[float, ...]
-    """Share of the mask in each cell."""
-    extent: float
-    """Share of the image."""
-    elongation: float
-    """Ratio of the principal axes."""
-    is_outline: bool
-    """Whether shape can be told: the mask is one region, and no plain box."""
-
-
-def mask_geometry(mask: np.ndarray) -> Geometry:
-    """Measure a mask, boolean, shape ``(height, width)``. Raises ValueError for an empty one."""
-    rows, columns = np.nonzero(mask)
-    if not rows.size:
-        raise ValueError("the mask is empty")
-    shares = cell_shares(mask)
-    spread = np.cov(np.stack([rows, columns]).astype(np.float64)) if rows.size > 1 else np.zeros((2, 2))
-    # A pixel is a unit square: 1/12 keeps a line one pixel wide finite.
-    small, large = np.linalg.eigvalsh(spread + np.eye(2) / 12)
-    box = (np.ptp(rows) + 1) * (np.ptp(columns) + 1)
-    return Geometry(
-        cell=int(shares.argmax()),
-        shares=tuple(float(share) for share in shares),
-        extent=float(rows.size / mask.size),
-        elongation=float(np.sqrt(large / small)),
-        is_outline=bool(rows.size < box and _is_one_region(rows, columns, mask.shape)),
-    )
-
-
-@lru_cache(maxsize=64)
-def _geometry_of(masks: tuple[str, ...]) -> Geometry | None:
-    union = load_mask(masks[0])
-    for path in masks[1:]:
-        other = load_mask(path)
-        if other.shape != union.shape:
-            raise ImageError(f"mask {path} has another size than {masks[0]}", "Masks of one image must have one size")
-        union = union | other
-    return mask_geometry(union) if union.any() else None
-
-
-def sample_geometry(sample: Sample) -> Geometry | None:
-    """Geometry of all masks of a sample together; None where it is good, has no mask, or an empty one.
-
-    Raises:
-        ImageError: a mask cannot be read, or two differ in size.
-    """
-    return _geometry_of(sample.masks) if sample.is_anomalous and sample.masks else None
-
-
-def _is_one_region(rows: np.ndarray, columns: np.ndarray, shape: tuple[int, ...]) -> bool:
-    """Whether the pixels hang together on a coarse grid of 48 cells a side, gaps of one cell closed."""
-    left = set(zip((rows * 48 // shape[0]).tolist(), (columns * 48 // shape[1]).tolist(), strict=True))
-    edge = [left.pop()]
-    while edge:
-        r, c = edge.pop()
-        near = left & {(r + dr, c + dc) for dr in range(-2, 3) for dc in range(-2, 3)}
-        left -= near
-        edge.extend(near)
-    return not left
-
-
-@dataclass(frozen=True)
 class _Draft:
     """A question before its options are shuffled; each option with the key of the entry it comes from, or ''."""
 
@@ -175,47 +54,6 @@ class _Draft:
     wrong: Sequence[tuple[str, str]]
     verified: str
     side: str = ""
-
-
-class OptionBalance:
-    """Keeps letters and option texts from telling which option is right, over a whole data set.
-
-    Right options are put where they have been least often, apart for each sub-task, number of options and side (defective or
-    good), so that "Yes" is A as often as B; and a text is offered as a wrong option about as often, for each time it is right,
-    as any other. The state follows from the questions made: a resumed run feeds those to `count`.
-    """
-
-    def __init__(self) -> None:
-        self._placed: Counter[tuple[Subtask, int, bool, int]] = Counter()
-        self._right: Counter[tuple[Subtask, str]] = Counter()
-        self._wrong: Counter[tuple[Subtask, str]] = Counter()
-
-    def count(self, question: Question) -> None:
-        """Take note of a question made."""
-        subtask, options = question.subtask, question.options
-        self._placed[subtask, len(options), question.sample.is_anomalous, question.answer] += 1
-        self._right[subtask, options[question.answer]] += 1
-        self._wrong.update((subtask, text) for index, text in enumerate(options) if index != question.answer)
-
-    def place(self, subtask: Subtask, n_options: int, is_anomalous: bool, rng: random.Random) -> int:
-        """Index for the right option."""
-        used = [self._placed[subtask, n_options, is_anomalous, index] for index in range(n_options)]
-        return rng.choice([index for index, count in enumerate(used) if count == min(used)])
-
-    def order(
-        self, subtask: Subtask, offers: Iterable[tuple[str, str]], favoured: Collection[str], rng: random.Random
-    ) -> list[tuple[str, str]]:
-        """Candidates for wrong options, ``(text, key)``, in an order drawn by lot: those most lacking so far come first.
-
-        `favoured` are texts that make the question hard, whose chance is raised.
-        """
-
-        def lot(text: str) -> float:
-            lacking = (self._right[subtask, text] + 0.3) / (self._wrong[subtask, text] + 1)
-            weight = (3 * lacking) ** 3 * (2 if text in favoured else 1)
-            return float(rng.random() ** (1 / weight))
-
-        return sorted(offers, key=lambda offer: -lot(offer[0]))
 
 
 class QuestionMaker:
@@ -229,7 +67,8 @@ class QuestionMaker:
         wording: templates.
         measuring: make questions to measure with: wrong kinds of defect are such as this object can have, not such as occur
             on any object of the data, which its name would rule out; labels that name no kind are not asked about; and no
-            question has more than the five options that MMAD's own scorer reads.
+            question has more than the five options that MMAD's own scorer reads. Otherwise questions are left out whose answer
+            would be right so often that a reader of the texts alone could tell.
     """
 
     def __init__(
@@ -247,10 +86,16 @@ class QuestionMaker:
         self._measuring = measuring
         self.balance = OptionBalance()
         self._keys: dict[str, set[str]] = {}
+        samples = list(samples)
         for sample in samples:
             self._keys.setdefault(sample.object, set()).update([sample.right_key] if sample.right_key else [])
         self._data_keys = set().union(*self._keys.values())
         self._words = {entry.key: _kind_words(entry) for entry in knowledge_base}
+        good = [sample for sample in samples if not sample.is_anomalous]
+        self._normal = {sample.right_key for sample in good if sample.right_key and not self._fits_all(sample.right_key)}
+        self._normal_options = 1
+        spared = self._surplus(samples, good)
+        self._spared = {} if measuring else spared
 
     def make(self, sample: Sample) -> tuple[list[Question], list[Rejected]]:
         """All questions of one sample, and those that could not stand.
@@ -264,6 +109,9 @@ class QuestionMaker:
         rejected: list[Rejected] = []
         for subtask in _asked(sample):
             rng = random.Random(f"{self._seed}/{self._wording.name}/{sample.id}/{subtask}")
+            if sample.id in self._spared.get(subtask, ()):
+                rejected.append(Rejected(sample=sample.id, subtask=subtask, reason="its answer would be right too often"))
+                continue
             draft = self._draft(subtask, sample, entry, geometry, rng)
             made = self._finish(draft, subtask, sample, rng) if isinstance(draft, _Draft) else draft
             if isinstance(made, Question):
@@ -272,6 +120,31 @@ class QuestionMaker:
             else:
                 rejected.append(Rejected(sample=sample.id, subtask=subtask, reason=made))
         return questions, rejected
+
+    def _surplus(self, samples: Sequence[Sample], good: Sequence[Sample]) -> dict[Subtask, set[str]]:
+        """Ids of the samples each sub-task leaves out."""
+        names: dict[str, Hashable] = {sample.id: sample.object for sample in good}
+        kinds: dict[str, Hashable] = {
+            sample.id: self._kind_of_normal(sample) for sample in good if sample.right_key in self._normal
+        }
+        seed = f"{self._seed}/even"
+        self._normal_options = best_options(kinds.values())
+        out = {Subtask.DETECTION: uneven_sides(samples, seed)}
+        if len(self._keys) > 1:
+            out[Subtask.OBJECT_CLASSIFICATION] = surplus(good, names, min(4, len(self._keys)), seed)
+        if self._normal_options > 1:
+            out[Subtask.OBJECT_ANALYSIS] = surplus(good, kinds, self._normal_options, seed)
+        return out
+
+    def _kind_of_normal(self, sample: Sample) -> str:
+        """The first of the data's normal statements that reads much like the sample's own: the two never stand together."""
+        own = _statement(self._base.get(sample.right_key or ""), "cues", "")
+        texts = [_statement(entry, "cues", "") for entry in self._entries(self._normal)]
+        return next(text for text in texts if _alike(text, own, 0.3))
+
+    def _fits_all(self, key: str) -> bool:
+        """Whether a normal entry says nothing that would be wrong of another object."""
+        return self._base.get(key).category in {VAGUE_DOMAIN, "surface", "structural", "contamination"}
 
     def _draft(
         self, subtask: Subtask, sample: Sample, entry: KnowledgeEntry | None, geometry: Geometry | None, rng: random.Random
@@ -321,11 +194,14 @@ class QuestionMaker:
         far = [c for c in range(9) if geometry.shares[c] == 0 and c not in neighbours(geometry.cell)]
         if shape == "longish" or not far or geometry.shares[geometry.cell] < MAIN_SHARE:
             return None
-        size = size_word(geometry.extent)
-        other_size = rng.choice([word for word in ("tiny", "small", "medium", "large") if word != size])
-        other = f"{other_size}, {'compact' if shape == 'line-like' else 'line-like'}"
-        looks, cells = (f"{size}, {shape}", other), (geometry.cell, rng.choice(far))
-        options = [(_capital(f"{look} mark {at_place(cell)}"), "") for look in looks for cell in cells]
+        look = f"{size_word(geometry.extent)}, {shape}"
+        other_shape = "compact" if shape == "line-like" else "line-like"
+        others = [_capital(f"{size}, {other_shape}") for size in ("tiny", "small", "medium", "large")]
+        fair = self.balance.fair_looks(_capital(look), others)
+        if not fair:
+            return None
+        looks, cells = (_capital(look), rng.choice(fair)), (geometry.cell, rng.choice(far))
+        options = [(f"{look}{LOOK_END}{at_place(cell)}", "") for look in looks for cell in cells]
         return _Draft(rng.choice(self._wording.description), options[0], options[1:], "mask")
 
     def _about_defect(self, subtask: Subtask, sample: Sample, entry: KnowledgeEntry, rng: random.Random) -> _Draft | str:
@@ -350,19 +226,29 @@ class QuestionMaker:
         return self._keys.get(sample.object, ()), self._data_keys & fitting, set(near) & fitting, of_first, fitting
 
     def _object_analysis(self, sample: Sample, entry: KnowledgeEntry, rng: random.Random) -> _Draft | str:
-        """The normal entry of this object against those of domains that do not fit it."""
-        fitting = {*domains(sample.object), VAGUE_DOMAIN, "surface", "structural", "contamination", entry.category}
+        """The normal entry of this object against those of domains that do not fit it, of the data's own where it has two."""
+        if self._fits_all(entry.key):
+            return "what is normal of the part is normal of any part"
+        fitting = {*domains(sample.object), entry.category}
+        own = self._normal_options > 1
         rivals = (
-            [other for other in self._entries(keys) if other.is_normal and other.category not in fitting]
-            for keys in (self._data_keys, self._words)
+            [
+                other
+                for other in self._entries(keys)
+                if other.is_normal and other.category not in fitting and not self._fits_all(other.key)
+            ]
+            for keys in ([self._normal] if own else [self._words])
         )
         text = rng.choice(self._wording.object_analysis)
-        return self._choice(Subtask.OBJECT_ANALYSIS, text, "cues", sample, entry, rivals, (), rng)
+        most = self._normal_options - 1 if own else 3
+        return self._choice(Subtask.OBJECT_ANALYSIS, text, "cues", sample, entry, rivals, (), rng, most)
 
     def _object_classification(self, sample: Sample, rng: random.Random) -> _Draft:
-        names = (sorted(self._keys), rng.sample(COMMON_OBJECTS, len(COMMON_OBJECTS)))
-        own, common = ([(_capital(name), "") for name in tier if not _alike(name, sample.object, 0)] for tier in names)
-        wrong = [*self.balance.order(Subtask.OBJECT_CLASSIFICATION, own, (), rng), *common][:3]
+        own = [(_capital(name), "") for name in sorted(self._keys) if not _alike(name, sample.object, 0)]
+        wrong = self.balance.order(Subtask.OBJECT_CLASSIFICATION, own, (), rng)[:3]
+        if not wrong:  # data of one object: its name is always right, and others must be found
+            wrong = [(_capital(name), "") for name in COMMON_OBJECTS if not _alike(name, sample.object, 0)]
+            wrong = rng.sample(wrong, 3)
         return _Draft(rng.choice(self._wording.object_classification), (_capital(sample.object), ""), wrong, "label")
 
     def _choice(
@@ -375,8 +261,9 @@ class QuestionMaker:
         rivals: Iterable[Sequence[KnowledgeEntry]],
         near: Collection[str],
         rng: random.Random,
+        most: int = 3,
     ) -> _Draft | str:
-        """One statement of the right entry and three of others, from the first tier on, that do not say much the same."""
+        """The right entry's statement and up to `most` of others, from the first tier on, that do not say much the same."""
         right = _statement(entry, kind, sample.object)
         if not right:
             return f"the knowledge entry has no {kind}"
@@ -387,9 +274,9 @@ class QuestionMaker:
             for statement, key in self.balance.order(subtask, offers, favoured, rng):
                 if statement and not any(_alike(statement, other, 0.3) for other in (right, *(text for text, _ in wrong))):
                     wrong.append((statement, key))
-                if len(wrong) == 3:
+                if len(wrong) == most:
                     return _Draft(text, (right, entry.key), wrong, "entry")
-        return "fewer than three wrong options that are plainly wrong"
+        return "too few wrong options that are plainly wrong"
 
     def _is_rival(self, other: KnowledgeEntry, entry: KnowledgeEntry, sample: Sample) -> bool:
         """Whether an entry can be a wrong option beside the right one: a kind of defect that could not be called right as well.

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from dcr2ad.cli.options import Base, Datasets, Fresh, Out, RecipeFile, Seed, app
+from dcr2ad.cli.options import Base, Datasets, Fresh, Out, RecipeFile, Seed, app, data_app
 
 
 @app.command()
@@ -61,3 +61,15 @@ def show(
                 typer.echo(json.dumps(json.loads(line), indent=2, ensure_ascii=False))
     except (OSError, ValueError) as error:
         raise RecordError(f"{file} cannot be shown ({error})", "Name a JSONL file") from None
+
+
+Questions = Annotated[Path, typer.Argument(help="questions.jsonl, or the folder that holds it.")]
+
+
+@data_app.command("blind")
+def data_blind(questions: Questions, seed: Seed = 0) -> None:
+    """What a reader of question and options alone could answer; exit status 1 where a sub-task leaks."""
+    from dcr2ad.commands.data import run_blind
+
+    if not run_blind(questions, seed=seed):
+        raise typer.Exit(1)

@@ -20,6 +20,8 @@ knowledge_app = typer.Typer(help="Build, list, show, search and check the knowle
 app.add_typer(knowledge_app, name="knowledge")
 bench_app = typer.Typer(help="Benchmarks of one's own.", no_args_is_help=True)
 app.add_typer(bench_app, name="bench")
+data_app = typer.Typer(help="Check, measure, count and export data.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
 
 Model = Annotated[str, typer.Option("--model", "-m", help="nano, nano:base, hf:PATH, openai:MODEL@URL, or a trained folder.")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder to write to; a stopped run continues there.")]

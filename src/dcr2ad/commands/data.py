@@ -6,8 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dcr2ad import console
-from dcr2ad.commands.common import load_knowledge, must_exist, print_counts, read_recipe
+from dcr2ad.artifacts import read_records
+from dcr2ad.commands.common import load_knowledge, must_exist, print_counts, read_recipe, say
+from dcr2ad.errors import InputError
 from dcr2ad.leaks import Forbidden, read_forbidden
+from dcr2ad.types import Question
 
 
 def run_draw(out: Path, *, count: int, seed: int) -> None:
@@ -51,6 +54,39 @@ def run_instruct(
             forbidden=forbidden,
         )
     print_counts("instruct", made.model_dump(), out / "questions.jsonl")
+    run_blind(out)
+
+
+def run_blind(path: Path, *, seed: int = 0) -> bool:
+    """Verb `data blind`; returns whether no sub-task leaks and the letters are even."""
+    from dcr2ad.blind import letter_balance, read_blind
+
+    questions = _read_questions(path)
+    scores, letters = read_blind(questions, seed=seed), letter_balance(questions)
+    rows = [
+        (
+            score.subtask.value,
+            score.questions,
+            f"{score.chance:.1f}",
+            f"{score.accuracy:.1f} ± {score.error:.1f}",
+            score.verdict,
+        )
+        for score in scores
+    ]
+    columns = ("sub-task", "questions", "chance", "blind reader", "")
+    console.out.print(console.table("what the texts alone give away", columns, rows))
+    for found in letters:
+        verdict = f"{'even' if found.passes else 'uneven'} (chi-square {found.statistic:.2f}, limit {found.limit:.2f})"
+        say(f"right letters of {found.options} options: {', '.join(map(str, found.counts))}; {verdict}")
+    return all(score.verdict != "leaks" for score in scores) and all(found.passes for found in letters)
+
+
+def _read_questions(path: Path) -> list[Question]:
+    """The questions of a file or of a stage's folder."""
+    questions = list(read_records(path / "questions.jsonl" if path.is_dir() else path, Question))
+    if not questions:
+        raise InputError(f"{path} holds no question", "Name the folder of `instruct` or `bench`")
+    return questions
 
 
 def _read_forbidden(paths: Sequence[Path]) -> Forbidden | None:

@@ -27,10 +27,11 @@ from dcr2ad.errors import ImageError, InputError, UnknownNameError
 from dcr2ad.images import load_image
 from dcr2ad.knowledge import KnowledgeBase
 from dcr2ad.leaks import Forbidden, Match
-from dcr2ad.questions import BENCHMARK_WORDING, INSTRUCT_WORDING, QuestionMaker, QuestionWording, Rejected
+from dcr2ad.questions import QuestionMaker, Rejected
 from dcr2ad.routing import LISTED
 from dcr2ad.teacher import BuiltinTeacher, Teacher, direct_answer
 from dcr2ad.types import ExpertFindings, Question, Record, Sample
+from dcr2ad.wordings import BENCHMARK_WORDING, INSTRUCT_WORDING, QuestionWording
 
 _UNREADABLE, _SKIPPED, _FORBIDDEN = "image or mask cannot be read", "file skipped", "image is in a benchmark"
 """How the reason of a whole image begins in rejected.jsonl; the case follows after a colon."""

@@ -1,0 +1,127 @@
+"""Balance over a data set: no letter, text or side is right more often than it should be by chance.
+
+Reads `Question`s made and `Sample`s to come; returns places, orders and what to leave out. Knows nothing about wording,
+masks or knowledge. Not in the paper; `dcr2ad.blind` measures whether it holds.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter, defaultdict
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
+
+from dcr2ad.types import Question, Sample, Subtask
+
+LOOK_END = " mark "
+"""Ends the look in a description of look and place."""
+
+
+class OptionBalance:
+    """Keeps letters and option texts from telling which option is right, over a whole data set.
+
+    Right options are put where they have been least often, apart for each sub-task, number of options and side (defective or
+    good), so that "Yes" is A as often as B; and a text is offered as a wrong option about as often, for each time it is right,
+    as any other. The state follows from the questions made: a resumed run feeds those to `count`.
+    """
+
+    def __init__(self) -> None:
+        self._placed: Counter[tuple[Subtask, int, bool, int]] = Counter()
+        self._right: Counter[tuple[Subtask, str]] = Counter()
+        self._wrong: Counter[tuple[Subtask, str]] = Counter()
+        self._beside: Counter[tuple[str, str]] = Counter()
+
+    def count(self, question: Question) -> None:
+        """Take note of a question made."""
+        subtask, options = question.subtask, question.options
+        self._placed[subtask, len(options), question.sample.is_anomalous, question.answer] += 1
+        self._right[subtask, options[question.answer]] += 1
+        self._wrong.update((subtask, text) for index, text in enumerate(options) if index != question.answer)
+        if question.provenance.get("verified") == "mask" and subtask is Subtask.DESCRIPTION:
+            looks = [text.partition(LOOK_END)[0] for text in options]
+            self._beside.update((looks[question.answer], other) for other in {*looks} - {looks[question.answer]})
+
+    def fair_looks(self, right: str, others: Iterable[str]) -> list[str]:
+        """Looks that may stand as the wrong one beside `right`: each has been right beside it at least as often as wrong.
+
+        Most defects are small and compact; a reader who knows that must gain nothing.
+        """
+        return [other for other in others if self._beside[right, other] <= self._beside[other, right]]
+
+    def place(self, subtask: Subtask, n_options: int, is_anomalous: bool, rng: random.Random) -> int:
+        """Index for the right option."""
+        used = [self._placed[subtask, n_options, is_anomalous, index] for index in range(n_options)]
+        return rng.choice([index for index, count in enumerate(used) if count == min(used)])
+
+    def order(
+        self, subtask: Subtask, offers: Iterable[tuple[str, str]], favoured: Collection[str], rng: random.Random
+    ) -> list[tuple[str, str]]:
+        """Candidates for wrong options, ``(text, key)``, in an order drawn by lot: those most lacking so far come first.
+
+        `favoured` are texts that make the question hard, whose chance is raised.
+        """
+
+        def lot(text: str) -> float:
+            lacking = (self._right[subtask, text] + 0.3) / (self._wrong[subtask, text] + 1)
+            weight = (3 * lacking) ** 3 * (2 if text in favoured else 1)
+            return float(rng.random() ** (1 / weight))
+
+        return sorted(offers, key=lambda offer: -lot(offer[0]))
+
+
+def even_cap(counts: Iterable[int], options: int) -> int:
+    """Most questions an answer may have so that it is right in at most one of `options` questions.
+
+    With more it cannot be wrong often enough: a question offers an answer once.
+
+    >>> even_cap([75, 48, 32, 25, 12], 4)
+    34
+    """
+    sizes = sorted(counts)
+    return max(
+        (cap for cap in range(max(sizes, default=0) + 1) if sum(min(size, cap) for size in sizes) >= options * cap), default=0
+    )
+
+
+def best_options(answers: Iterable[Hashable], wanted: int = 4) -> int:
+    """Options to give a question, `wanted` at most, so that `even_cap` leaves out few: a third of the questions, if it can be.
+
+    1 where there is but one answer.
+    """
+    sizes = list(Counter(answers).values())
+    kept = {n: sum(min(size, even_cap(sizes, n)) for size in sizes) for n in range(2, min(wanted, len(sizes)) + 1)}
+    enough = [n for n, questions in kept.items() if questions >= 2 / 3 * sum(sizes)]
+    return max(enough) if enough else max(kept, key=lambda n: kept[n], default=1)
+
+
+def surplus(samples: Sequence[Sample], answers: Mapping[str, Hashable], options: int, seed: str) -> set[str]:
+    """Ids of the samples to leave out so that every answer stays within `even_cap`; which of an answer's is drawn by lot.
+
+    Args:
+        samples: all samples the question could be asked of.
+        answers: sample id -> answer; samples without one are not counted.
+        options: options of the question.
+        seed: seed of the lot.
+    """
+    having: dict[Hashable, list[str]] = defaultdict(list)
+    for sample in samples:
+        if sample.id in answers:
+            having[answers[sample.id]].append(sample.id)
+    cap = even_cap(map(len, having.values()), options)
+    lots = (sorted(ids, key=lambda one: random.Random(f"{seed}/{one}").random()) for ids in having.values())
+    return {one for ids in lots for one in ids[cap:]}
+
+
+def uneven_sides(samples: Iterable[Sample], seed: str) -> set[str]:
+    """Ids of the samples to leave out of detection so that each object is defective as often as good.
+
+    An object with one side only stays as it is: leaving it out would leave nothing.
+    """
+    objects: dict[tuple[str, str], list[Sample]] = defaultdict(list)
+    for sample in samples:
+        objects[sample.dataset, sample.object].append(sample)
+    out: set[str] = set()
+    for members in objects.values():
+        sides: dict[str, Hashable] = {sample.id: sample.is_anomalous for sample in members}
+        if len(set(sides.values())) == 2:
+            out |= surplus(members, sides, 2, seed)
+    return out

@@ -1,0 +1,190 @@
+"""Blind reader: what of a data set's answers can be told from the texts of question and options alone.
+
+Reads `Question`s, never an image; returns accuracy beside chance for each sub-task. Knows nothing about files or models. The
+paper does not measure it; a benchmark whose options give the answer away measures reading, not seeing.
+
+The reader scores each option by a bag of words and takes the softmax over a question's options (a conditional logit, McFadden
+1974), fitted by gradient descent with an L2 penalty. It sees the option's words, the whole text, these beside each word of
+the question, the option's place and length, and how many words it shares with the other options. It is tested on images it
+never saw.
+"""
+
+from __future__ import annotations
+
+import random
+import zlib
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from dcr2ad.knowledge.search import tokens
+from dcr2ad.types import Question, Record, Subtask
+
+FOLDS = 5
+ALLOWED = 5.0
+"""Points above chance up to which a sub-task passes."""
+FEWEST = 100
+"""Questions below which a sub-task's figure says nothing."""
+
+_SLOTS = 1 << 15
+_STEPS, _RATE, _PENALTY = 80, 0.1, 2e-4
+
+
+class BlindScore(Record):
+    """How far the blind reader gets on one sub-task, in per cent."""
+
+    subtask: Subtask
+    """Which."""
+    questions: int
+    """Questions read."""
+    chance: float
+    """Mean of one over the number of options."""
+    accuracy: float
+    """Of the reader, on images it was not trained on."""
+    error: float
+    """Standard error of the accuracy."""
+
+    @property
+    def excess(self) -> float:
+        """Points above chance."""
+        return self.accuracy - self.chance
+
+    @property
+    def verdict(self) -> str:
+        """``too few``, ``leaks`` or ``passes``."""
+        if self.questions < FEWEST:
+            return "too few"
+        return "leaks" if self.excess > ALLOWED else "passes"
+
+
+class LetterScore(Record):
+    """Whether the right letters are spread evenly over one number of options."""
+
+    options: int
+    """Number of options."""
+    counts: tuple[int, ...]
+    """How often each place was right."""
+    statistic: float
+    """Pearson's chi-square against equal shares."""
+    limit: float
+    """The statistic's 99 % quantile under equal shares."""
+
+    @property
+    def passes(self) -> bool:
+        """Whether equal shares stand."""
+        return self.statistic <= self.limit
+
+
+def read_blind(questions: Iterable[Question], *, seed: int = 0) -> list[BlindScore]:
+    """Train and test the blind reader on each sub-task.
+
+    Args:
+        questions: of one data set; images of one group (of one path, where there is none) stay on one side of each split.
+        seed: seed of the folds.
+
+    Returns:
+        one score for each sub-task that has questions of two groups or more, in the order of `Subtask`.
+    """
+    asked: dict[Subtask, list[Question]] = defaultdict(list)
+    for question in questions:
+        asked[question.subtask].append(question)
+    scores = (_score(subtask, asked[subtask], seed) for subtask in Subtask if subtask in asked)
+    return [score for score in scores if score is not None]
+
+
+def letter_balance(questions: Iterable[Question]) -> list[LetterScore]:
+    """Chi-square test of the right options' places, for each number of options."""
+    counts: dict[int, np.ndarray] = {}
+    for question in questions:
+        n = len(question.options)
+        counts.setdefault(n, np.zeros(n, dtype=np.int64))[question.answer] += 1
+    return [
+        LetterScore(
+            options=n,
+            counts=tuple(int(count) for count in found),
+            statistic=float(((found - found.mean()) ** 2 / found.mean()).sum()),
+            limit=_chi_square_99(n - 1),
+        )
+        for n, found in sorted(counts.items())
+    ]
+
+
+def _chi_square_99(freedom: int) -> float:
+    """99 % quantile of chi-square, by Wilson and Hilferty (1931), to within 2 %."""
+    step = 2 / (9 * freedom)
+    return freedom * (1 - step + 2.3263 * step**0.5) ** 3
+
+
+def _score(subtask: Subtask, questions: Sequence[Question], seed: int) -> BlindScore | None:
+    groups = sorted({_group(question) for question in questions})
+    if len(groups) < 2:
+        return None
+    random.Random(seed).shuffle(groups)
+    fold_of = {group: index % min(FOLDS, len(groups)) for index, group in enumerate(groups)}
+    folds = np.array([fold_of[_group(question)] for question in questions])
+    features, shown = _features(questions)
+    answers = np.array([question.answer for question in questions])
+    right = np.zeros(len(questions))
+    for fold in range(folds.max() + 1):
+        train, test = folds != fold, folds == fold
+        weights = _fit(features[train], shown[train], answers[train])
+        logits = np.where(shown[test], weights[features[test]].sum(axis=2), -np.inf)
+        best = logits >= logits.max(axis=1, keepdims=True) - 1e-9  # equal options share the point: a tie is a guess
+        right[test] = best[np.arange(test.sum()), answers[test]] / best.sum(axis=1)
+    return BlindScore(
+        subtask=subtask,
+        questions=len(questions),
+        chance=100 * float(np.mean([1 / len(question.options) for question in questions])),
+        accuracy=100 * float(right.mean()),
+        error=100 * float(right.std() / np.sqrt(len(right))),
+    )
+
+
+def _group(question: Question) -> str:
+    sample = question.sample
+    return f"{sample.dataset}/{sample.group or sample.image}"
+
+
+def _features(questions: Sequence[Question]) -> tuple[np.ndarray, np.ndarray]:
+    """Feature slots of every option, shape ``(questions, options, features)``, padded with slot 0; and which options exist."""
+    rows = [[_option_slots(question, index) for index in range(len(question.options))] for question in questions]
+    most = max(len(row) for row in rows)
+    longest = max(len(slots) for row in rows for slots in row)
+    features = np.zeros((len(rows), most, longest), dtype=np.int32)
+    shown = np.zeros((len(rows), most), dtype=bool)
+    for number, row in enumerate(rows):
+        for index, slots in enumerate(row):
+            features[number, index, : len(slots)] = slots
+            shown[number, index] = True
+    return features, shown
+
+
+def _option_slots(question: Question, index: int) -> list[int]:
+    text = question.options[index]
+    words = set(tokens(text))
+    others = [set(tokens(option)) for other, option in enumerate(question.options) if other != index]
+    length = sorted(map(len, question.options)).index(len(text))
+    shared = sum(len(words & other) for other in others)
+    names = [f"word {word}" for word in sorted(words)[:24]]
+    names += [f"text {text}", f"place {index}", f"length {length}", f"shared {min(shared, 9)}"]
+    asked = sorted(set(tokens(question.text)))[:12]
+    names += [f"asked {question.text} text {text}", *(f"asked {word} text {text}" for word in asked)]
+    return [1 + zlib.crc32(name.encode()) % (_SLOTS - 1) for name in names]
+
+
+def _fit(features: np.ndarray, shown: np.ndarray, answers: np.ndarray) -> np.ndarray:
+    """Weights of the slots by AdaGrad on the mean negative log-likelihood; slot 0, the padding, stays 0."""
+    weights, squares = np.zeros(_SLOTS), np.full(_SLOTS, 1e-8)
+    target = np.eye(features.shape[1])[answers]
+    flat = features.ravel()
+    for _ in range(_STEPS):
+        logits = np.where(shown, weights[features].sum(axis=2), -np.inf)
+        chances = np.exp(logits - logits.max(axis=1, keepdims=True))
+        chances /= chances.sum(axis=1, keepdims=True)
+        error = np.repeat((chances - target).ravel() / len(answers), features.shape[2])
+        gradient = np.bincount(flat, error, _SLOTS) + _PENALTY * weights
+        gradient[0] = 0
+        squares += gradient**2
+        weights -= _RATE * gradient / np.sqrt(squares)
+    return weights
