@@ -36,6 +36,7 @@ LAYERS: dict[str, int] = {
     "models": 2,
     "prompts": 2,
     "questions": 2,
+    "rankings": 2,
     "regions": 1,
     "reasoning": 2,
     "report": 2,

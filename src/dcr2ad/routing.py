@@ -22,6 +22,7 @@ from dcr2ad.prompts import (
     knowledge_prompt,
     open_prompt,
 )
+from dcr2ad.rankings import at_temperature
 from dcr2ad.types import (
     KnowledgeEntry,
     Prompt,
@@ -150,14 +151,6 @@ def rank_titles(model: ChatModel, prompt: Prompt, entries: Sequence[KnowledgeEnt
         CannotScoreError: the model gives no probabilities.
     """
     return list(_ranked(KnowledgeBase(entries), _title_probabilities(model, [(prompt, entries)])[0]))
-
-
-def at_temperature(probabilities: dict[str, float], temperature: float) -> dict[str, float]:
-    """Probabilities to the power 1/temperature, renormalised."""
-    if temperature == 1.0:
-        return probabilities
-    logs = [math.log(max(value, 1e-30)) for value in probabilities.values()]
-    return dict(zip(probabilities, softmax(logs, temperature), strict=True))
 
 
 class _Asked(NamedTuple):

@@ -47,14 +47,35 @@ def evaluate(
     expert: Annotated[bool, typer.Option("--expert/--no-expert", help="Visual expert's findings in the prompt.")] = True,
     answering: Annotated[str, typer.Option(help="score or reason.")] = "score",
     scoring: Annotated[str, typer.Option(help="strict or mmad-official.")] = "strict",
+    what: Annotated[str, typer.Option(help="answers, or routing: does the router find the right knowledge?")] = "answers",
+    routing: Annotated[list[str] | None, typer.Option(help="listed, recall or hybrid; for --what routing repeat.")] = None,
+    orders: Annotated[int | None, typer.Option(help="Orders of a list to average over; 1, and 4 for routing.")] = None,
+    calibrate: Annotated[bool, typer.Option(help="With --what routing: store the fit with the model.")] = False,
     out: Out = Path("runs/evaluate"),
     knowledge: Base = None,
     fresh: Fresh = False,
 ) -> None:
     """Ask a benchmark under one protocol; print accuracies with intervals."""
     from dcr2ad.commands.evaluation import run_evaluate
+    from dcr2ad.commands.routing import check_what, run_evaluate_routing
 
+    modes = check_what(what, routing or [], calibrate=calibrate)
+    if what == "routing":
+        run_evaluate_routing(
+            questions,
+            out,
+            model=model,
+            modes=modes,
+            shots=shots,
+            expert=expert,
+            orders=orders,
+            calibrate=calibrate,
+            knowledge=knowledge,
+            fresh=fresh,
+        )
+        return
     protocol = {"shots": shots, "context": context, "expert": expert, "answering": answering, "scoring": scoring}
+    protocol |= {"routing": modes[0], "orders": orders or 1}
     run_evaluate(questions, out, model=model, protocol=protocol, knowledge=knowledge, fresh=fresh)
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, get_args
 
 from dcr2ad import console
 from dcr2ad.config import Recipe, load_recipe
-from dcr2ad.errors import InputError
+from dcr2ad.errors import InputError, UnknownNameError
 from dcr2ad.knowledge.base import KnowledgeBase
+from dcr2ad.types import RouteMode
 
 
 def load_knowledge(path: Path | None) -> KnowledgeBase:
@@ -21,6 +22,14 @@ def load_knowledge(path: Path | None) -> KnowledgeBase:
 def read_recipe(path: Path | None) -> Recipe:
     """The recipe in a file, or the defaults, which are the paper's."""
     return Recipe(name="default") if path is None else load_recipe(path)
+
+
+def route_mode(name: str) -> RouteMode:
+    """A route mode by its name."""
+    for mode in get_args(RouteMode):
+        if mode == name:
+            return cast(RouteMode, mode)
+    raise UnknownNameError(f"no route mode {name!r}", f"Use {', '.join(get_args(RouteMode))}")
 
 
 def must_exist(data: Path) -> None:

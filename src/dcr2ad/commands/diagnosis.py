@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dcr2ad import console
 from dcr2ad.artifacts import write_text
-from dcr2ad.commands.common import load_knowledge, say
+from dcr2ad.commands.common import load_knowledge, route_mode, say
 from dcr2ad.images import list_images
 from dcr2ad.knowledge.base import KnowledgeBase
 from dcr2ad.types import Diagnosis
@@ -21,6 +21,8 @@ def run_diagnose(
     question: str | None,
     options: Sequence[str],
     context: str,
+    routing: str,
+    orders: int,
     model: str,
     expert: bool,
     knowledge: Path | None,
@@ -40,11 +42,12 @@ def run_diagnose(
     from dcr2ad.stages.diagnose import Diagnoser, check_context, check_question, diagnose, diagnose_folder
 
     check_context(context, base)
+    mode = route_mode(routing)
     check_question(question, options)
     opened = open_model(model)
     from dcr2ad.expert import Expert
 
-    diagnoser = Diagnoser(opened, base, Expert() if expert else None, context)
+    diagnoser = Diagnoser(opened, base, Expert() if expert else None, context, routing=mode, orders=orders)
     if image.is_dir():
         with console.progress("diagnose") as update:
             made, failed = diagnose_folder(
@@ -109,6 +112,11 @@ def _print_diagnosis(diagnosis: Diagnosis) -> None:
         lines.append(
             ("knowledge", f"{known.title} {known.probability:.2f} [{known.key}]" + (f"; next {others}" if others else ""))
         )
+    routed = diagnosis.routing
+    if routed is not None:
+        fitted = "fitted" if routed.calibrated else "not fitted for this model"
+        limits = f"temperature {routed.temperature:.2g}, abstains below {routed.threshold:.2f} ({fitted})"
+        lines.append(("routing", f"{routed.mode}, {limits}{'; abstained' if routed.abstained else ''}"))
     for label, field in (("type", "defect_type"), ("place", "location"), ("looks", "description"), ("effect", "effect")):
         text = getattr(diagnosis, field)
         if text:

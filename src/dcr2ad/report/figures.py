@@ -16,6 +16,7 @@ import matplotlib
 import numpy as np
 from markupsafe import Markup, escape
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 # Each stands in the drawing for a variable of style.css and is replaced in the SVG.
 _INK, _SOFT, _LINE, _CARD = "#010101", "#020202", "#030303", "#080808"
@@ -108,6 +109,47 @@ def intervals(title: str, rows: Sequence[tuple[str, str, float, float, float]]) 
         axes.margins(x=0.08)
         axes.set_title(title, loc="left", color=_INK, fontsize=10.5, pad=8)
         return _svg(figure, title)
+
+
+def confusion_picture(
+    title: str,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    counts: Sequence[Sequence[int]],
+    hits: Sequence[tuple[int, int]] = (),
+) -> bytes:
+    """A table of counts as a PNG: what was true (rows) against what was chosen (columns), cells shaded by share of the row.
+
+    Args:
+        title: what is shown.
+        rows: names of the rows.
+        columns: names of the columns.
+        counts: one list a row.
+        hits: cells (row, column) where chosen is true, framed.
+    """
+    table = np.asarray(counts, dtype=float)
+    totals = np.maximum(table.sum(axis=1, keepdims=True), 1)
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(3.6 + 0.42 * len(columns), 2.6 + 0.28 * len(rows)), layout="constrained", dpi=130)
+        axes = figure.add_subplot()
+        _plain_axes(axes)
+        axes.imshow(table / totals, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+        for (row, column), value in np.ndenumerate(table):
+            if value:
+                dark = value / totals[row, 0] > 0.55
+                axes.text(
+                    column, row, f"{int(value)}", ha="center", va="center", color="white" if dark else "black", fontsize=8
+                )
+        for row, column in hits:
+            corner = (column - 0.5, row - 0.5)
+            axes.add_patch(Rectangle(corner, 1, 1, fill=False, edgecolor="#c2410c", linewidth=1.4, clip_on=False))
+        names = [f"{name} ({int(total)})" for name, total in zip(rows, table.sum(axis=1), strict=True)]
+        axes.set_yticks(range(len(rows)), names, color="black")
+        axes.set_xticks(range(len(columns)), columns, rotation=50, ha="right", color="black")
+        axes.set_title(title, loc="left", color="black", fontsize=10.5, pad=8)
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", facecolor="white")
+    return buffer.getvalue()
 
 
 def running_mean(values: Sequence[float], window: int) -> np.ndarray:
