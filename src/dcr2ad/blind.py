@@ -1,7 +1,7 @@
 """Blind reader: what of a data set's answers can be told from the texts of question and options alone.
 
-Reads `Question`s, never an image; returns accuracy beside chance for each sub-task. Knows nothing about files or models. The
-paper does not measure it; a benchmark whose options give the answer away measures reading, not seeing.
+Reads `Question`s or `PreferencePair`s, never an image; returns accuracy beside chance for each sub-task. Knows nothing about
+files or models. The paper does not measure it; a benchmark whose options give the answer away measures reading, not seeing.
 
 The reader scores each option by a bag of words and takes the softmax over a question's options (a conditional logit, McFadden
 1974), fitted by gradient descent with an L2 penalty. It sees the option's words, the whole text, these beside each word of
@@ -15,17 +15,24 @@ import random
 import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 
 import numpy as np
 
 from dcr2ad.knowledge.search import tokens
-from dcr2ad.types import Question, Record, Subtask
+from dcr2ad.parsing import write_response
+from dcr2ad.types import PreferencePair, Question, Record, Subtask
 
 FOLDS = 5
 ALLOWED = 5.0
 """Points above chance up to which a sub-task passes."""
 FEWEST = 100
 """Questions below which a sub-task's figure says nothing."""
+
+PAIRS_ALLOWED = 60.0
+"""Per cent of pairs up to which telling chosen from rejected by their texts passes."""
+FEWEST_PAIRS = 40
+"""Pairs below which the figure says nothing."""
 
 _SLOTS = 1 << 15
 _STEPS, _RATE, _PENALTY = 80, 0.1, 2e-4
@@ -110,6 +117,67 @@ def letter_balance(questions: Iterable[Question]) -> list[LetterScore]:
     ]
 
 
+class PairReading(Record):
+    """How often a reader of the two responses alone, without image or question, tells chosen from rejected."""
+
+    pairs: int
+    """Pairs read."""
+    accuracy: float
+    """In per cent, on images it was not trained on; 50 is chance."""
+    error: float
+    """Standard error of the accuracy."""
+    length_alone: float
+    """Per cent of pairs whose chosen response is the longer one, equal ones counted half."""
+    allowed: float = PAIRS_ALLOWED
+    """Accuracy up to which length, style and wording count as no leak."""
+
+    @property
+    def verdict(self) -> str:
+        """``too few``, ``leaks`` or ``passes``."""
+        if self.pairs < FEWEST_PAIRS:
+            return "too few"
+        return "leaks" if self.accuracy > self.allowed else "passes"
+
+
+def read_pairs(pairs: Sequence[PreferencePair], *, seed: int = 0) -> PairReading | None:
+    """Train and test a reader that is shown both responses of a pair, unordered, and must name the chosen one.
+
+    It sees words, neighbouring words and which is longer. A pair's two responses and all pairs about one image stay on one side
+    of each split.
+
+    Args:
+        pairs: preference pairs.
+        seed: seed of the folds.
+
+    Returns:
+        None where there are fewer than two images.
+    """
+    texts = [[write_response(trajectory) for trajectory in (pair.chosen, pair.rejected)] for pair in pairs]
+    folds = _folds([_group(pair.question) for pair in pairs], seed)
+    if folds is None:
+        return None
+    slots = [[_response_slots(text, other) for text, other in (both, both[::-1])] for both in texts]
+    features = np.zeros((len(pairs), 2, max(len(s) for row in slots for s in row)), dtype=np.int32)
+    for number, row in enumerate(slots):
+        for which, found in enumerate(row):
+            features[number, which, : len(found)] = found
+    right = _cross_validate(features, np.ones(features.shape[:2], dtype=bool), np.zeros(len(pairs), dtype=np.int64), folds)
+    longer = [0.5 + 0.5 * np.sign(len(chosen) - len(rejected)) for chosen, rejected in texts]
+    return PairReading(
+        pairs=len(pairs),
+        accuracy=100 * float(right.mean()),
+        error=100 * float(right.std() / np.sqrt(len(right))),
+        length_alone=100 * float(np.mean(longer)),
+    )
+
+
+def _response_slots(text: str, other: str) -> list[int]:
+    words = tokens(text)
+    names = {f"word {word}" for word in words} | {f"next {a} {b}" for a, b in pairwise(words)}
+    names |= {f"length {np.sign(len(text) - len(other))}"}
+    return [1 + zlib.crc32(name.encode()) % (_SLOTS - 1) for name in sorted(names)]
+
+
 def _chi_square_99(freedom: int) -> float:
     """99 % quantile of chi-square, by Wilson and Hilferty (1931), to within 2 %."""
     step = 2 / (9 * freedom)
@@ -117,21 +185,12 @@ def _chi_square_99(freedom: int) -> float:
 
 
 def _score(subtask: Subtask, questions: Sequence[Question], seed: int) -> BlindScore | None:
-    groups = sorted({_group(question) for question in questions})
-    if len(groups) < 2:
+    folds = _folds([_group(question) for question in questions], seed)
+    if folds is None:
         return None
-    random.Random(seed).shuffle(groups)
-    fold_of = {group: index % min(FOLDS, len(groups)) for index, group in enumerate(groups)}
-    folds = np.array([fold_of[_group(question)] for question in questions])
     features, shown = _features(questions)
     answers = np.array([question.answer for question in questions])
-    right = np.zeros(len(questions))
-    for fold in range(folds.max() + 1):
-        train, test = folds != fold, folds == fold
-        weights = _fit(features[train], shown[train], answers[train])
-        logits = np.where(shown[test], weights[features[test]].sum(axis=2), -np.inf)
-        best = logits >= logits.max(axis=1, keepdims=True) - 1e-9  # equal options share the point: a tie is a guess
-        right[test] = best[np.arange(test.sum()), answers[test]] / best.sum(axis=1)
+    right = _cross_validate(features, shown, answers, folds)
     return BlindScore(
         subtask=subtask,
         questions=len(questions),
@@ -139,6 +198,28 @@ def _score(subtask: Subtask, questions: Sequence[Question], seed: int) -> BlindS
         accuracy=100 * float(right.mean()),
         error=100 * float(right.std() / np.sqrt(len(right))),
     )
+
+
+def _folds(groups: Sequence[str], seed: int) -> np.ndarray | None:
+    """Fold of each item, items of one group together; None where there are fewer than two groups."""
+    names = sorted(set(groups))
+    if len(names) < 2:
+        return None
+    random.Random(seed).shuffle(names)
+    fold_of = {group: index % min(FOLDS, len(names)) for index, group in enumerate(names)}
+    return np.array([fold_of[group] for group in groups])
+
+
+def _cross_validate(features: np.ndarray, shown: np.ndarray, answers: np.ndarray, folds: np.ndarray) -> np.ndarray:
+    """For each item whether the reader that was fitted on the other folds is right; a tie counts its share."""
+    right = np.zeros(len(answers))
+    for fold in range(folds.max() + 1):
+        train, test = folds != fold, folds == fold
+        weights = _fit(features[train], shown[train], answers[train])
+        logits = np.where(shown[test], weights[features[test]].sum(axis=2), -np.inf)
+        best = logits >= logits.max(axis=1, keepdims=True) - 1e-9  # equal options share the point: a tie is a guess
+        right[test] = best[np.arange(test.sum()), answers[test]] / best.sum(axis=1)
+    return right
 
 
 def _group(question: Question) -> str:

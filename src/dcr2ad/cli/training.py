@@ -44,6 +44,8 @@ def mine(
 def synthesize(
     boundary: Annotated[Path, typer.Argument(help="boundary.jsonl of the mine stage.")],
     out: Out = Path("runs/synthesize"),
+    model: Annotated[str | None, typer.Option("--model", "-m", help="SFT model, to prefer entries it mistakes.")] = None,
+    export: Annotated[list[str] | None, typer.Option(help="Write the pairs for trl or llamafactory too; may repeat.")] = None,
     recipe: RecipeFile = None,
     knowledge: Base = None,
     seed: Seed = 0,
@@ -52,7 +54,7 @@ def synthesize(
     """Write right and deceptive trajectories (KR-RTS, Section 3.3)."""
     from dcr2ad.commands.training import run_synthesize
 
-    run_synthesize(boundary, out, recipe=recipe, knowledge=knowledge, seed=seed, fresh=fresh)
+    run_synthesize(boundary, out, model=model, recipe=recipe, knowledge=knowledge, seed=seed, fresh=fresh, export=export or [])
 
 
 @app.command()

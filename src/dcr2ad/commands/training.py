@@ -13,6 +13,8 @@ from dcr2ad.config import load_recipe
 from dcr2ad.errors import UnknownNameError
 from dcr2ad.types import BoundaryQuestion, PreferencePair, Question
 
+_MINE_TABLES = {"subtasks", "histogram"}
+
 
 def run_sft(
     questions: Sequence[Path], out: Path, *, model: str, recipe: Path | None, knowledge: Path | None, seed: int
@@ -37,13 +39,35 @@ def run_mine(questions: Path, out: Path, *, model: str, recipe: Path | None, kno
     opened, base = open_model(model), load_knowledge(knowledge)
     with console.progress("mine") as update:
         done = mine_boundary(opened, rows, base, read_recipe(recipe).mine, out, fresh=fresh, progress=update)
-    print_counts("mine", done, out / "boundary.jsonl")
+    print_counts("mine", {name: value for name, value in done.items() if name not in _MINE_TABLES}, out / "boundary.jsonl")
+    sides = [(name, found.get("above", 0), found.get("below", 0)) for name, found in done["subtasks"].items()]
+    console.out.print(console.table("kept, by sub-task", ("sub-task", "above chance", "below chance"), sides))
+    most, bins = max(done["histogram"]), len(done["histogram"])
+    bars = [
+        (f"{number / bins:.2f} to {(number + 1) / bins:.2f}", count, "█" * round(40 * count / max(1, most)))
+        for number, count in enumerate(done["histogram"])
+    ]
+    console.out.print(console.table("probability of the right option", ("from", "questions", ""), bars))
+    console.err.print(f"picture: {out / 'histogram.png'}", markup=False)
     if not done["enough"]:
         console.err.print(f"only {done['in_band']} questions lie in the band; {done['wanted']} were wanted", markup=False)
 
 
-def run_synthesize(boundary: Path, out: Path, *, recipe: Path | None, knowledge: Path | None, seed: int, fresh: bool) -> None:
+def run_synthesize(
+    boundary: Path,
+    out: Path,
+    *,
+    model: str | None,
+    recipe: Path | None,
+    knowledge: Path | None,
+    seed: int,
+    fresh: bool,
+    export: Sequence[str],
+) -> None:
     """Verb `synthesize`."""
+    from dcr2ad.models.base import open_model
+    from dcr2ad.report.pairs import render_pairs
+    from dcr2ad.stages.pair_formats import FORMATS, export_pairs
     from dcr2ad.stages.synthesize import synthesize_pairs
     from dcr2ad.teacher import BuiltinTeacher
 
@@ -51,18 +75,32 @@ def run_synthesize(boundary: Path, out: Path, *, recipe: Path | None, knowledge:
     settings = read_recipe(recipe).synthesize
     if settings.teacher != BuiltinTeacher.name:
         raise UnknownNameError(f"no teacher {settings.teacher!r}", "The one that stands is 'builtin'")
+    for form in export:
+        if form not in FORMATS:
+            raise UnknownNameError(f"no format {form!r}", f"Use one of: {', '.join(FORMATS)}")
+    base = load_knowledge(knowledge)
     with console.progress("synthesize") as update:
         done = synthesize_pairs(
             rows,
-            load_knowledge(knowledge),
+            base,
             BuiltinTeacher(seed),
             settings,
             out,
+            model=open_model(model) if model else None,
             seed=seed,
             fresh=fresh,
             progress=update,
         )
     print_counts("synthesize", done, out / "pairs.jsonl")
+    pairs = list(read_records(out / "pairs.jsonl", PreferencePair))
+    write_text(out / "examples.html", render_pairs(pairs, base))
+    console.err.print(f"examples: {out / 'examples.html'}", markup=False)
+    for form in export:
+        console.err.print(f"{form}: {export_pairs(pairs, base, form, out)}", markup=False)
+    told = done["told_by_text"]
+    if told and told["verdict"] == "leaks":
+        what = f"a reader of the texts alone tells chosen from rejected in {told['accuracy']:.0f} % of the pairs"
+        console.err.print(f"{what} (allowed: {told['allowed']:.0f} %)", markup=False)
 
 
 def run_krdpo(pairs: Path, out: Path, *, model: str, recipe: Path | None, knowledge: Path | None, seed: int) -> None:

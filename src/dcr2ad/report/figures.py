@@ -149,6 +149,30 @@ def confusion_picture(
         axes.set_title(title, loc="left", color="black", fontsize=10.5, pad=8)
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", facecolor="white")
+        return buffer.getvalue()
+
+
+def histogram_png(title: str, counts: Sequence[int], bands: Sequence[tuple[float, float]]) -> bytes:
+    """Histogram of probabilities as a PNG, bands behind it shaded.
+
+    Args:
+        title: what is counted.
+        counts: number in each of equal bins over [0, 1].
+        bands: low and high of each band.
+    """
+    figure = Figure(figsize=(6.4, 3.2), dpi=120, layout="constrained")
+    axes = figure.add_subplot()
+    for low, high in bands:
+        axes.axvspan(low, high, color="#d9e6f2", linewidth=0)
+    width = 1 / len(counts)
+    axes.bar([(i + 0.5) * width for i in range(len(counts))], counts, width=0.92 * width, color="#1f5a8a")
+    axes.set_xlim(0, 1)
+    axes.set_xlabel("probability of the right option")
+    axes.set_ylabel("questions")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_title(title, loc="left", fontsize=10.5)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()
 
 

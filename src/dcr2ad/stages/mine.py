@@ -1,8 +1,8 @@
 """Boundary mining (Appendix B.2): which instruct questions the SFT model answers near chance.
 
-Reads questions and a model that scores; writes ``boundary.jsonl`` and, for every question, ``probabilities.jsonl``. Keeps
-|p(gold) - chance| <= threshold, chance being one over the number of options; never widens the band by itself. Knows nothing
-about training.
+Reads questions and a model that scores; writes ``boundary.jsonl``, ``histogram.png`` and, for every question,
+``probabilities.jsonl``. Keeps |p(gold) - chance| <= threshold, chance being one over the number of options; never widens the
+band by itself. Knows nothing about training.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from dcr2ad.artifacts import RecordWriter, StageFolder, digest_json, read_records, write_records
+from dcr2ad.artifacts import RecordWriter, StageFolder, digest_json, read_records, write_bytes, write_records
 from dcr2ad.config import MineSettings
 from dcr2ad.knowledge.base import KnowledgeBase
 from dcr2ad.models.base import ChatModel, letter_probabilities
 from dcr2ad.prompts import answer_prompt, build_prompt
+from dcr2ad.report.figures import histogram_png
 from dcr2ad.types import BoundaryQuestion, Question
 
 BINS = 20
@@ -63,6 +64,7 @@ def mine_boundary(
         kept = band[: settings.wanted]
         write_records(out / "boundary.jsonl", kept)
         summary = _summary(rows, band, kept, settings)
+        write_bytes(out / "histogram.png", _picture(rows, summary["histogram"], settings))
         folder.finish(summary)
     return summary
 
@@ -97,6 +99,12 @@ def _summary(
         },
         "histogram": [histogram[b] for b in range(BINS)],
     }
+
+
+def _picture(rows: Sequence[BoundaryQuestion], histogram: Sequence[int], settings: MineSettings) -> bytes:
+    chances = sorted({1 / len(row.question.options) for row in rows})
+    bands = [(max(0.0, chance - settings.threshold), min(1.0, chance + settings.threshold)) for chance in chances]
+    return histogram_png(f"{len(rows)} questions; shaded: within {settings.threshold:g} of chance", histogram, bands)
 
 
 def _image(question: Question) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from dcr2ad.artifacts import RecordWriter, StageFolder, digest_json, read_records
+from dcr2ad.blind import read_pairs
 from dcr2ad.config import SynthesizeSettings
 from dcr2ad.deception import candidates_for, choose_wrong_key, holds_too
 from dcr2ad.knowledge.base import KnowledgeBase
@@ -46,7 +47,8 @@ def synthesize_pairs(
     finds plausible are among the deceptive ones.
 
     Returns:
-        counts: questions, pairs (by kind, by why k_l deceives, by sub-task), dropped by reason.
+        counts: questions, pairs (by kind, by why k_l deceives, by sub-task), dropped by reason; where in the list the right
+        entry stood, mean lengths, and ``told_by_text``: how often a reader of the texts alone tells chosen from rejected.
 
     Raises:
         RunError: `out` holds pairs made from other questions or settings.
@@ -177,6 +179,7 @@ def _length(trajectory: Trajectory) -> int:
 
 
 def _summary(total: int, pairs: Sequence[PreferencePair], rejected: Sequence[Rejected]) -> dict[str, Any]:
+    reading = read_pairs(pairs)
     return {
         "questions": total,
         "pairs": len(pairs),
@@ -184,4 +187,10 @@ def _summary(total: int, pairs: Sequence[PreferencePair], rejected: Sequence[Rej
         "deception": dict(Counter(pair.wrong_reason for pair in pairs)),
         "subtasks": dict(Counter(pair.question.subtask.value for pair in pairs)),
         "dropped": dict(Counter(row.reason for row in rejected)),
+        "right_entry_at": dict(sorted(Counter(pair.question.candidates.index(pair.right_key) + 1 for pair in pairs).items())),
+        "characters": {
+            "chosen": round(sum(_length(pair.chosen) for pair in pairs) / max(1, len(pairs))),
+            "rejected": round(sum(_length(pair.rejected) for pair in pairs) / max(1, len(pairs))),
+        },
+        "told_by_text": None if reading is None else {**reading.model_dump(), "verdict": reading.verdict},
     }
