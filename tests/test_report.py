@@ -488,7 +488,7 @@ def test_run_page(tmp_path: Path, photographs: tuple[str, str]) -> None:
         "DCR²-AD-7B",
     ):
         assert words in text, words
-    assert html.count("<svg") == 3, "averages, loss, learning rate"
+    assert html.count("<svg") == 4, "averages, calibration, loss, learning rate"
 
 
 @pytest.mark.parametrize(

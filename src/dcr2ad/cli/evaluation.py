@@ -81,13 +81,17 @@ def evaluate(
 
 @app.command()
 def report(
-    run: Annotated[Path, typer.Argument(help="Folder of a run.")],
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Page to write; default RUN/report.html.")] = None,
+    runs: Annotated[list[Path], typer.Argument(help="Folders of runs, or of single evaluations.", metavar="RUN...")],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Page to write; default report.html in the first RUN.")
+    ] = None,
+    unseen: Annotated[list[str] | None, typer.Option(help="Object or data set not trained on; may be repeated.")] = None,
 ) -> None:
-    """Write a run's self-contained HTML page."""
+    """Write one self-contained HTML page over runs, with its tables as CSV and LaTeX beside it."""
     from dcr2ad.artifacts import write_text
-    from dcr2ad.report.run_report import render_run
+    from dcr2ad.report.run_report import render_runs
 
-    target = out or run / "report.html"
-    write_text(target, render_run(run))
-    typer.echo(target)
+    made, target = render_runs(runs, unseen=unseen or []), out or runs[0] / "report.html"
+    for suffix, text in ((".html", made.html), (".csv", made.csv), (".tex", made.latex)):
+        write_text(target.with_suffix(suffix), text)
+    typer.echo(target.with_suffix(".html"))

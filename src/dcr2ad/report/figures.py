@@ -215,3 +215,63 @@ def _svg(figure: Figure, name: str) -> Markup:
     for colour, variable in _VARIABLES.items():
         text = text.replace(colour, f"var({variable})")
     return Markup(text.replace("<svg", f'<svg role="img" aria-label="{escape(name)}"', 1))
+
+
+def radar(title: str, axes_names: Sequence[str], series: Mapping[str, Sequence[float | None]]) -> Markup:
+    """Accuracies on spokes, 0 to 100 per cent, one outline a series; a spoke without a figure is left out of the outline.
+
+    Args:
+        title: what is plotted.
+        axes_names: name of each spoke.
+        series: per cent by name, each as long as `axes_names`; at most four.
+    """
+    angles = np.linspace(0, 2 * math.pi, len(axes_names), endpoint=False)
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(6.4, 4.6), layout="constrained")
+        axes: Any = figure.add_subplot(projection="polar")
+        axes.set_theta_offset(math.pi / 2)
+        axes.set_theta_direction(-1)
+        axes.set_facecolor("none")
+        for number, (name, values) in enumerate(list(series.items())[: len(_SERIES)]):
+            known = [(a, v) for a, v in zip(angles, values, strict=True) if v is not None]
+            closed = [*known, *known[:1]]
+            colour = _SERIES[number]
+            line = {"color": colour, "linestyle": _DASHES[number], "linewidth": 1.7, "label": name}
+            axes.plot([a for a, _ in closed], [v for _, v in closed], **line)
+            axes.fill([a for a, _ in closed], [v for _, v in closed], color=colour, alpha=0.06)
+        axes.set_ylim(0, 100)
+        axes.set_yticks([25, 50, 75, 100], ["25", "50", "75", "100"], color=_SOFT, fontsize=8)
+        axes.set_xticks(angles, axes_names, color=_INK)
+        axes.tick_params(axis="x", pad=10)
+        axes.grid(color=_LINE, linewidth=0.7)
+        axes.spines["polar"].set_color(_LINE)
+        axes.set_title(title, loc="left", color=_INK, fontsize=10.5, pad=18)
+        figure.legend(frameon=False, labelcolor=_INK, loc="outside right upper", handlelength=2.4)
+        return _svg(figure, title)
+
+
+def reliability(title: str, series: Mapping[str, Sequence[tuple[float, float, int]]]) -> Markup:
+    """Accuracy over confidence beside the diagonal of a calibrated model; a point's area grows with its number of answers.
+
+    Args:
+        title: what is plotted.
+        series: points by name: mean confidence, accuracy (shares), and number of answers; at most four.
+    """
+    most = max((n for points in series.values() for _, _, n in points), default=1)
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(5.2, 4.6), layout="constrained")
+        axes = figure.add_subplot()
+        _plain_axes(axes)
+        axes.grid(color=_LINE, linewidth=0.7)
+        axes.plot([0, 1], [0, 1], color=_SOFT, linewidth=0.9, linestyle=(0, (4, 3)))
+        for number, (name, points) in enumerate(list(series.items())[: len(_SERIES)]):
+            xs, ys = [p[0] for p in points], [p[1] for p in points]
+            axes.plot(xs, ys, color=_SERIES[number], linestyle=_DASHES[number], linewidth=1.5, label=name)
+            axes.scatter(xs, ys, [8 + 70 * p[2] / most for p in points], color=_SERIES[number], alpha=0.75, linewidths=0)
+        axes.set_xlim(0, 1.02)
+        axes.set_ylim(0, 1.02)
+        axes.set_xlabel("probability of the option given", color=_SOFT)
+        axes.set_ylabel("share right", color=_SOFT)
+        axes.legend(frameon=False, labelcolor=_INK, loc="upper left", handlelength=2.4)
+        axes.set_title(title, loc="left", color=_INK, fontsize=10.5, pad=8)
+        return _svg(figure, title)

@@ -54,8 +54,10 @@ class Run:
 
 
 def read_run(folder: Path) -> Run:
-    """Read what a run folder holds."""
+    """Read what a run folder holds; the folder of one evaluation counts as a run of that alone."""
     problems: list[str] = []
+    if (folder / "predictions.jsonl").is_file():
+        return Run(folder, (), _reports(folder.parent, problems, only=folder.name), {}, tuple(problems))
     stages = tuple(_stage(folder / name, problems) for name in STAGES)
     reports = _reports(folder / "evaluate", problems)
     logs = {name: read_log(folder / name / "log.jsonl") for name in ("sft", "krdpo")}
@@ -88,8 +90,9 @@ def read_log(path: Path) -> Log:
 def read_predictions(folder: Path, tag: str) -> tuple[Prediction, ...]:
     """Predictions of an evaluation; what can be read of them."""
     found: list[Prediction] = []
+    place = folder if (folder / "predictions.jsonl").is_file() else folder / "evaluate" / tag
     try:
-        found.extend(read_records(folder / "evaluate" / tag / "predictions.jsonl", Prediction))
+        found.extend(read_records(place / "predictions.jsonl", Prediction))
     except RecordError:
         return tuple(found)
     return tuple(found)
@@ -99,7 +102,10 @@ def find_questions(folder: Path, wanted: Iterable[str]) -> dict[str, Question]:
     """Questions by id, from any ``questions.jsonl`` up to two folders below the run."""
     missing = set(wanted)
     found: dict[str, Question] = {}
-    for file in sorted({*folder.glob("*/questions.jsonl"), *folder.glob("*/*/questions.jsonl")}):
+    near = {*folder.glob("*/questions.jsonl"), *folder.glob("*/*/questions.jsonl")}
+    if (folder / "predictions.jsonl").is_file():
+        near |= {*folder.parent.glob("*/questions.jsonl"), *folder.parent.parent.glob("*/questions.jsonl")}
+    for file in sorted(near):
         try:
             for question in read_records(file, Question):
                 if question.id in missing:
@@ -139,9 +145,9 @@ def _report_summary(path: Path) -> dict[str, Any]:
     return data if isinstance(data, dict) else {}
 
 
-def _reports(path: Path, problems: list[str]) -> dict[str, EvalReport]:
+def _reports(path: Path, problems: list[str], only: str = "") -> dict[str, EvalReport]:
     reports: dict[str, EvalReport] = {}
-    folders = sorted(item for item in path.iterdir() if item.is_dir()) if path.is_dir() else []
+    folders = sorted(item for item in path.iterdir() if item.is_dir() and only in {"", item.name}) if path.is_dir() else []
     for item in folders:
         file = item / "report.json"
         if not file.is_file():

@@ -1,4 +1,4 @@
-"""A run folder as one self-contained HTML page: results, curves, counts, and the questions that went worst.
+"""Run folders as one self-contained HTML page: results, curves, counts, and the questions that went worst.
 
 Reads ``runs/NAME/``; returns HTML. Stages that are missing are named at the top and the rest is shown. Figures of unlike
 protocols never share a table. Knows nothing about how stages work or how numbers are measured.
@@ -7,7 +7,7 @@ protocols never share a table. Knows nothing about how stages work or how number
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -17,18 +17,17 @@ from markupsafe import Markup
 
 from dcr2ad.errors import ImageError, InputError
 from dcr2ad.images import load_image
-from dcr2ad.report import figures
+from dcr2ad.prompts import build_prompt
+from dcr2ad.report import compare, figures
+from dcr2ad.report.breakdown import by_dataset
+from dcr2ad.report.latex import grouped, to_latex
 from dcr2ad.report.page import picture_uri, render, shrink
-from dcr2ad.report.paper_tables import paper_tables
 from dcr2ad.report.run_folder import Log, Run, Stage, find_questions, read_predictions, read_run
-from dcr2ad.report.tables import SHORT, STAGES, ResultRow, paper_row, protocol_label, result_rows
-from dcr2ad.types import EvalProtocol, Prediction, Question
+from dcr2ad.report.tables import SHORT, STAGES, ResultRow, protocol_label, result_rows, to_csv
+from dcr2ad.types import EvalProtocol, EvalReport, Prediction, Question, TextPart
 
 WORST = 10
 """Wrong answers shown."""
-
-PAPER_ROWS = ("Qwen2.5-VL-Instruct", "Qwen2.5-VL-7B-Instruct(SFT)", "DCR²-AD-7B")
-"""The paper's 7B rows: base, SFT and the full method."""
 
 DROPPED = re.compile(r"reject|drop|skip|fail|unparsed|refused|leak")
 """Summary fields that count what was not used."""
@@ -40,11 +39,10 @@ _NAME = re.compile(r"[A-Za-z0-9_./ -]{1,40}")
 
 @dataclass(frozen=True)
 class Group:
-    """Results under one protocol, with the paper's rows under the same shots and context."""
+    """Results under one protocol."""
 
     label: str
     rows: tuple[ResultRow, ...]
-    paper: tuple[ResultRow, ...]
 
 
 @dataclass(frozen=True)
@@ -72,46 +70,111 @@ class Wrong:
     question: Question | None
     uri: str | None
     problem: str
+    prompt: str
 
 
 def render_run(run_folder: Path) -> str:
-    """The page over a run folder.
+    """The page over one run folder; see `render_runs`."""
+    return render_runs([run_folder]).html
+
+
+@dataclass(frozen=True)
+class Report:
+    """A report in its three forms."""
+
+    html: str
+    csv: str
+    latex: str
+
+
+def render_runs(folders: Sequence[Path], *, unseen: Collection[str] = ()) -> Report:
+    """The report over run folders, or single evaluations, side by side.
 
     Args:
-        run_folder: ``runs/NAME`` with any of its stage folders.
+        folders: ``runs/NAME`` with any of its stage folders, or folders that `evaluate` wrote.
+        unseen: objects or data sets that were not trained on. Where left out, the objects of a run's instruct stage are the
+            seen ones, and without that stage nothing is told apart.
 
     Returns:
-        HTML that loads nothing from anywhere and runs no script.
+        HTML that loads nothing from anywhere and runs no script, and the results as CSV and LaTeX.
 
     Raises:
         InputError: there is no such folder.
     """
-    if not run_folder.is_dir():
-        raise InputError(f"no such run folder: {run_folder}", "Name a folder under runs/")
-    run = read_run(run_folder)
-    rows = result_rows(run.reports)
+    for folder in folders:
+        if not folder.is_dir():
+            raise InputError(f"no such run folder: {folder}", "Name a folder under runs/")
+    runs = [read_run(folder) for folder in folders]
+    names = [folder.resolve().name for folder in folders]
+    if len(set(names)) < len(names):
+        names = [str(folder) for folder in folders]
+    reports, places = _joined(runs, names)
+    rows = result_rows(reports)
+    predictions = {tag: read_predictions(*places[tag]) for tag in reports}
+    seen = _seen(runs, predictions, unseen)
     shown_tag = main_tag(rows)
-    return render(
+    main = next((row for row in rows if row.tag == shown_tag), None)
+    routed_tag, routed = compare.routing_of(rows, predictions)
+    html = render(
         "run.html.j2",
-        title=f"Run {run_folder.resolve().name}",
-        run=run,
+        title=f"Run {names[0]}" if len(runs) == 1 else "Runs " + ", ".join(names),
+        runs=list(zip(names, runs, strict=True)),
+        n_reports=len(reports),
+        problems=[
+            problem if len(runs) == 1 else f"{name}: {problem}"
+            for name, run in zip(names, runs, strict=True)
+            for problem in run.problems
+        ],
         heads=list(SHORT.values()),
         groups=result_groups(rows),
         averages=_averages(rows),
-        curves={name: training_curves(name, log) for name, log in run.logs.items() if log.steps},
-        counts=[stage_counts(stage) for stage in run.stages],
+        contexts=compare.contexts_of(rows),
+        lines=compare.context_lines(rows, predictions, seen),
+        blocks=compare.paper_blocks(rows) if rows else (),
+        radar=None if main is None else compare.radar_of(rows, main),
+        reliability=None if main is None else compare.reliability_of(rows, main, predictions),
+        datasets={} if main is None else by_dataset(predictions[main.tag]),
+        routed_tag=routed_tag,
+        routed=routed,
+        curves=[
+            (name if len(runs) == 1 else f"{run_name}: {name}", name, training_curves(name, log))
+            for run_name, run in zip(names, runs, strict=True)
+            for name, log in run.logs.items()
+            if log.steps
+        ],
+        counts=[(name, [stage_counts(stage) for stage in run.stages]) for name, run in zip(names, runs, strict=True)],
         shown_tag=shown_tag,
-        shown_label="" if shown_tag is None else protocol_label(run.reports[shown_tag].protocol),
-        wrong=worst_questions(run, shown_tag) if shown_tag is not None else (),
-        versions=_versions(run),
+        shown_label="" if main is None else protocol_label(main.protocol),
+        wrong=() if main is None else worst_questions(places[main.tag][0], predictions[main.tag], main.protocol),
+        versions=tuple(sorted({version for run in runs for version in _versions(run)})),
     )
+    return Report(html, to_csv(rows), to_latex(grouped(rows)))
+
+
+def _joined(runs: Sequence[Run], names: Sequence[str]) -> tuple[dict[str, EvalReport], dict[str, tuple[Path, str]]]:
+    """Reports of all runs by tag, and for each its run folder and folder name; several runs' tags carry the run's name."""
+    reports, places = {}, {}
+    for name, run in zip(names, runs, strict=True):
+        for tag, report in run.reports.items():
+            shown = tag if len(runs) == 1 or tag == name else f"{name}/{tag}"
+            reports[shown], places[shown] = report, (run.path, tag)
+    return reports, places
+
+
+def _seen(runs: Sequence[Run], predictions: Mapping[str, Sequence[Prediction]], unseen: Collection[str]) -> set[str]:
+    """Objects trained on, by name."""
+    if unseen:
+        every = {p for rows in predictions.values() for p in ((q.object, q.dataset) for q in rows)}
+        return {name for name, dataset in every if name not in unseen and dataset not in unseen}
+    stages = [stage for run in runs for stage in run.stages if stage.name == "instruct"]
+    return {name for stage in stages for name in dict(stage.summary.get("objects") or {})}
 
 
 def result_groups(rows: Sequence[ResultRow]) -> tuple[Group, ...]:
     """Rows in groups of one protocol each."""
     groups = []
     for protocol, members in groupby(rows, key=lambda row: row.protocol):
-        groups.append(Group(protocol_label(protocol), tuple(members), _paper_rows(protocol)))
+        groups.append(Group(protocol_label(protocol), tuple(members)))
     return tuple(groups)
 
 
@@ -153,28 +216,39 @@ def stage_counts(stage: Stage) -> StageCounts:
     return StageCounts(stage, tuple(made), tuple(dropped))
 
 
-def worst_questions(run: Run, tag: str) -> tuple[Wrong, ...]:
+def worst_questions(folder: Path, predictions: Sequence[Prediction], protocol: EvalProtocol) -> tuple[Wrong, ...]:
     """Wrong answers, those with the least probability on the right option first, one an image; then some without an answer."""
-    predictions = read_predictions(run.path, tag)
     answered = [p for p in predictions if p.status == "answered" and not p.is_correct]
     silent = [p for p in predictions if p.status != "answered"]
     chosen: dict[str, Prediction] = {}
     for prediction in sorted(answered, key=_gold_probability):
         chosen.setdefault(prediction.image, prediction)
     kept = [*list(chosen.values())[: WORST - min(3, len(silent))], *silent[:3]]
-    questions = find_questions(run.path, [p.question_id for p in kept])
-    return tuple(_wrong(prediction, questions.get(prediction.question_id)) for prediction in kept)
+    questions = find_questions(folder, [p.question_id for p in kept])
+    return tuple(_wrong(prediction, questions.get(prediction.question_id), protocol) for prediction in kept)
 
 
 def _gold_probability(prediction: Prediction) -> float:
     return prediction.probabilities[prediction.gold] if prediction.probabilities else 0.0
 
 
-def _wrong(prediction: Prediction, question: Question | None) -> Wrong:
+def _wrong(prediction: Prediction, question: Question | None, protocol: EvalProtocol) -> Wrong:
+    prompt = "" if question is None else _prompt_words(question, protocol)
     try:
-        return Wrong(prediction, question, picture_uri(shrink(load_image(prediction.image), _SIDE)), "")
+        return Wrong(prediction, question, picture_uri(shrink(load_image(prediction.image), _SIDE)), "", prompt)
     except ImageError as error:
-        return Wrong(prediction, question, None, str(error))
+        return Wrong(prediction, question, None, str(error), prompt)
+
+
+def _prompt_words(question: Question, protocol: EvalProtocol) -> str:
+    """The prompt as it was asked in the project's own wording, images and knowledge texts by their names only."""
+    prompt = build_prompt(question, shots=protocol.shots, expert=protocol.expert)
+    words = "".join(part.text if isinstance(part, TextPart) else f" [{Path(part.path).name}]" for part in prompt.parts)
+    return (
+        words
+        if protocol.context == "none"
+        else f"{words}\n\n(the texts of the {protocol.context} knowledge stand before the question)"
+    )
 
 
 def _averages(rows: Sequence[ResultRow]) -> Markup | None:
@@ -188,13 +262,6 @@ def _averages(rows: Sequence[ResultRow]) -> Markup | None:
         if points
         else None
     )
-
-
-def _paper_rows(protocol: EvalProtocol) -> tuple[ResultRow, ...]:
-    for table in paper_tables().tables:
-        if (table.shots, table.context) == (protocol.shots, protocol.context):
-            return tuple(paper_row(table.row(name, "7B"), protocol) for name in PAPER_ROWS)
-    return ()
 
 
 def _family(series: Mapping[str, tuple[float, ...]], prefix: str) -> dict[str, tuple[float, ...]]:

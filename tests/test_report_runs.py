@@ -1,0 +1,165 @@
+"""The report over several runs: breakdowns by hand arithmetic, and a page that keeps unlike figures apart."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from dcr2ad.artifacts import write_records, write_text
+from dcr2ad.errors import InputError
+from dcr2ad.metrics import detection_rates, intervals, routing_accuracy
+from dcr2ad.report import figures
+from dcr2ad.report.breakdown import by_dataset, reliability, routing_confusion, shares
+from dcr2ad.report.latex import escape
+from dcr2ad.report.paper_tables import paper_tables
+from dcr2ad.report.run_report import render_runs
+from dcr2ad.types import EvalProtocol, EvalReport, Prediction, Question, RankedEntry, Sample, Subtask
+
+
+def prediction(number: int, **how: object) -> Prediction:
+    """A right answer about an anomalous bolt, but for what is given."""
+    values: dict[str, object] = {
+        "question_id": f"q{number}",
+        "image": f"{number}.png",
+        "dataset": "line",
+        "object": "bolt",
+        "is_anomalous": True,
+        "subtask": Subtask.DETECTION,
+        "n_options": 2,
+        "gold": 0,
+        "status": "answered",
+        "answer": 0,
+        "probabilities": (0.75, 0.25),
+    }
+    return Prediction.model_validate({**values, **how})
+
+
+def entries(*keys: str) -> tuple[RankedEntry, ...]:
+    return tuple(RankedEntry(key=key, title=key, probability=0.5) for key in keys)
+
+
+def test_reliability_by_hand() -> None:
+    rows = [
+        prediction(1, probabilities=(0.92, 0.08)),
+        prediction(2, probabilities=(0.98, 0.02), gold=1),
+        prediction(3, probabilities=(1.0, 0.0)),
+        prediction(4, probabilities=(0.55, 0.45)),
+        prediction(5, status="unparsed", answer=None),
+        prediction(6, probabilities=None),
+    ]
+    low, high = reliability(rows)
+    assert (low.confidence, low.accuracy, low.n) == (0.55, 1.0, 1)
+    assert high.n == 3 and high.accuracy == pytest.approx(2 / 3) and high.confidence == pytest.approx((0.92 + 0.98 + 1) / 3)
+
+
+def test_seen_and_unseen_are_told_apart_by_object_or_data_set() -> None:
+    rows = [prediction(1), prediction(2, object="nut", answer=1), prediction(3, object="nut", is_anomalous=False, answer=1)]
+    everything, seen, unseen = shares(rows, {"bolt"})
+    assert (everything.name, everything.questions) == ("all", 3)
+    assert (seen.objects, seen.average and seen.average.value, seen.overkill, seen.miss) == (("bolt",), 100.0, None, 0.0)
+    assert (unseen.objects, unseen.average and unseen.average.value) == (("nut",), 0.0)
+    assert (unseen.overkill, unseen.miss) == (100.0, 100.0)
+    assert [part.name for part in shares(rows, ())] == ["all"]
+
+
+def test_routing_counts_an_image_once_and_says_what_it_was_taken_for() -> None:
+    rows = [
+        prediction(1, right_key="a.b.c", routed=entries("a.b.c", "d.e.f")),
+        prediction(1, question_id="other", right_key="a.b.c", routed=entries("a.b.c")),
+        prediction(2, right_key="a.b.c", routed=entries("d.e.f", "a.b.c")),
+        prediction(3, right_key="d.e.f", routed=entries("d.e.f")),
+        prediction(4, right_key="d.e.f"),
+    ]
+    first, second = routing_confusion(rows)
+    assert (first.right, first.images, first.hits, first.taken_for) == ("a.b.c", 2, 1, (("d.e.f", 1),))
+    assert (second.right, second.images, second.hits, second.taken_for) == ("d.e.f", 1, 1, ())
+
+
+def test_data_sets_have_a_figure_or_none() -> None:
+    rows = [prediction(1), prediction(2, dataset="other", subtask=Subtask.CLASSIFICATION, n_options=4, answer=3)]
+    assert by_dataset(rows) == {"line": (100.0, *[None] * 6), "other": (None, 0.0, *[None] * 5)}
+
+
+def fill(folder: Path, tag: str, context: str, rows: list[Prediction]) -> None:
+    """An evaluation as the stage writes it."""
+    found = intervals(rows)
+    report = EvalReport(
+        protocol=EvalProtocol.model_validate({"context": context}),
+        model={"name": "m"},
+        knowledge_digest="k",
+        questions=len(rows),
+        answered=len(rows),
+        status_counts={"answered": len(rows)},
+        subtasks={subtask.value: value for subtask, value in found.items() if subtask is not None},
+        average=found.get(None),
+        detection=detection_rates(rows),
+        routing=routing_accuracy(rows),
+    )
+    write_records(folder / "evaluate" / tag / "predictions.jsonl", rows)
+    write_text(folder / "evaluate" / tag / "report.json", report.model_dump_json())
+
+
+@pytest.fixture
+def two_runs(tmp_path: Path) -> list[Path]:
+    """Two runs with two contexts each, on two objects and four sub-tasks."""
+    Image.new("RGB", (64, 48), "grey").save(tmp_path / "part.png")
+    image = str(tmp_path / "part.png")
+    sample = Sample(id="s", image=image, dataset="line", object="bolt", is_anomalous=True)
+    question = Question(id="q0", sample=sample, subtask=Subtask.DETECTION, text="Broken?", options=("Yes", "No"), answer=0)
+    runs = [tmp_path / "first", tmp_path / "second_run"]
+    for number, run in enumerate(runs):
+        rows = [prediction(0, image=image, answer=1, raw="<answer>B</answer>")]
+        for index, subtask in enumerate(list(Subtask)[:4]):
+            for item in range(4):
+                name = ("bolt", "nut")[item % 2]
+                right = (item + index + number) % 3 > 0
+                rows.append(prediction(1 + 4 * index + item, subtask=subtask, object=name, answer=0 if right else 1))
+        routed = [row.model_copy(update={"right_key": "a.b.c", "routed": entries("a.b.c")}) for row in rows]
+        fill(run, "sft-none", "none", rows)
+        fill(run, "sft-routed", "routed", routed)
+        write_records(run / "bench" / "questions.jsonl", [question])
+    return runs
+
+
+def test_runs_side_by_side(two_runs: list[Path]) -> None:
+    made = render_runs(two_runs, unseen=["nut"])
+    html = made.html
+    assert "http" not in html.replace("http-equiv", "") and "<script" not in html
+    assert html.count("<svg") == 3, "averages, radar, calibration"
+    text = " ".join(re.sub("<[^>]*>", " ", html).split())
+    for words in ("Runs first, second_run", "4 evaluations", "unseen: nut", "Broken?", "Prompt", "Table 4", "a.b.c"):
+        assert words in text, words
+    assert "the mean of the seven printed cells is 68.62" in text, "rows of the paper that do not recompute are listed"
+    for table in paper_tables().tables:
+        assert all(row.model in text for row in table.rows)
+    assert re.search(r"\[[\d.]+, [\d.]+\]", text) and "Overkill" in text
+    contexts = re.search(r"Questions Model Setting (.*?) all ", text)
+    assert contexts and contexts.group(1).split() == ["none", "routed"]
+    parsed = list(csv.DictReader(io.StringIO(made.csv)))
+    assert len(parsed) == 4 and all(row["Miss"] for row in parsed)
+    assert made.latex.count("\\multicolumn") == 2 and made.latex.count(r"\\") == 1 + 2 + 4
+    assert "&" in made.latex and made.latex.rstrip().endswith("\\end{tabular}")
+
+
+def test_a_single_evaluation_is_a_run_of_its_own(two_runs: list[Path]) -> None:
+    alone = render_runs([two_runs[0] / "evaluate" / "sft-routed"])
+    assert "1 evaluation" in alone.html and "Broken?" in alone.html and "not told apart" in alone.html
+    with pytest.raises(InputError, match="no such run folder"):
+        render_runs([two_runs[0], two_runs[0] / "absent"])
+
+
+def test_latex_text_is_escaped() -> None:
+    assert escape("50% of DCR²_x & {a}\n#1") == r"50\% of DCR\textsuperscript{2}\_x \& \{a\} \#1"
+
+
+def test_new_figures_take_the_colours_of_the_page() -> None:
+    radar = figures.radar("Radar", ["a", "b", "c"], {"one": [50.0, None, 70.0], "two": [20.0, 30.0, 40.0]})
+    plot = figures.reliability("Calibration", {"one": [(0.5, 0.4, 3), (0.9, 0.7, 9)]})
+    for svg in (radar, plot):
+        assert svg.startswith("<svg") and "http" not in svg and "var(--model)" in svg
+        assert not re.search(r"#0[1-8]0[1-8]0[1-8]", svg)
