@@ -1,0 +1,183 @@
+"""How long a diagnosis takes and where the time goes: cold start, warm verdict, whole reasoned diagnosis, peak memory.
+
+    OMP_NUM_THREADS=2 python benchmarks/diagnose_latency.py
+    OMP_NUM_THREADS=2 python benchmarks/diagnose_latency.py --model nano:base --parts 6
+
+Parts are drawn by the product, each beside a good one it was not compared with before. Cold start is measured in fresh
+processes; every other figure is a median over the parts after one that warms up. The last line is JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from dcr2ad.datasets.drawn import draw_part
+
+KINDS = (("metal_nut", "pit"), ("bottle_cap", "crack"), ("woven_cloth", "hole"), ("metal_nut", None), ("bottle_cap", None))
+"""Kind of part and its defect, in turn."""
+SEED = 30_000_000
+"""Beyond the seeds of training data and of the demo."""
+GOALS = {"cold_start_s": 4.0, "verdict_s": 1.0, "diagnosis_s": 6.0, "peak_mb": 1500.0}
+"""What is to be kept, on two cores."""
+
+COLD = """
+import sys, time
+start = time.perf_counter()
+from dcr2ad.models.base import open_model
+from dcr2ad.expert import Expert
+from dcr2ad.stages.diagnose import Diagnoser
+imported = time.perf_counter()
+open_model(sys.argv[1]); Expert()
+print(imported - start, time.perf_counter() - imported)
+"""
+
+
+class Clock:
+    """Seconds by label, of calls that are wrapped; the innermost label gets them."""
+
+    def __init__(self) -> None:
+        self.seconds: Counter[str] = Counter()
+        self._open: list[float] = []
+
+    def wrap(self, owner: Any, name: str, label: str) -> None:
+        inner: Callable[..., Any] = getattr(owner, name)
+
+        def timed(*arguments: Any, **named: Any) -> Any:
+            with self.span(label):
+                return inner(*arguments, **named)
+
+        setattr(owner, name, timed)
+
+    @contextmanager
+    def span(self, label: str) -> Iterator[None]:
+        start = time.perf_counter()
+        self._open.append(0.0)
+        try:
+            yield
+        finally:
+            took = time.perf_counter() - start
+            self.seconds[label] += took - self._open.pop()
+            if self._open:
+                self._open[-1] += took
+
+
+def cold_start(model: str, times: int) -> tuple[float, float]:
+    """Medians of seconds to import and to load, each in a process of its own."""
+    found = []
+    for _ in range(times):
+        done = subprocess.run([sys.executable, "-c", COLD, model], capture_output=True, text=True, check=True)
+        found.append([float(word) for word in done.stdout.split()])
+    return statistics.median(row[0] for row in found), statistics.median(row[1] for row in found)
+
+
+def draw(folder: Path, kind: str, defect: str | None, seed: int) -> Path:
+    """A new picture of a part."""
+    path = folder / f"{seed}.png"
+    draw_part(kind, defect, seed)[0].save(path)
+    return path
+
+
+def quick(diagnoser: Any, image: Path, reference: Path, name: str) -> None:
+    """What a line needs of a part: map, verdict, and the entry it rests on; nothing is written."""
+    from dcr2ad.models.base import letter_probabilities
+    from dcr2ad.prompts import answer_prompt, build_prompt, detection_question
+    from dcr2ad.routing import route
+    from dcr2ad.types import Sample
+
+    findings, _ = diagnoser.expert.inspect(image, [reference])
+    sample = Sample(
+        id=image.stem,
+        image=str(image),
+        references=(str(reference),),
+        dataset="",
+        object=name,
+        is_anomalous=False,
+        expert=findings,
+    )
+    routing = route(diagnoser.model, sample, diagnoser.knowledge_base)
+    entries = [diagnoser.knowledge_base.get(key) for key in routing.listed]
+    prompt = answer_prompt(build_prompt(detection_question(sample.id, sample), entries=entries))
+    letter_probabilities(diagnoser.model, [prompt], [2])
+
+
+def measure(model: str, parts: int, folder: Path) -> dict[str, Any]:
+    """Medians over parts: verdict with map and routed entry, the whole diagnosis, and the seconds of each piece."""
+    from dcr2ad.expert import Expert
+    from dcr2ad.knowledge.base import KnowledgeBase
+    from dcr2ad.models.base import open_model
+    from dcr2ad.stages.diagnose import Diagnoser, diagnose
+
+    opened: Any = open_model(model)
+    diagnoser = Diagnoser(opened, KnowledgeBase.builtin(), Expert())
+    clock = Clock()
+    clock.wrap(diagnoser.expert, "inspect", "visual expert")
+    clock.wrap(opened.vlm, "image_features", "image features")
+    clock.wrap(opened, "score", "scoring: routing and answers")
+    clock.wrap(opened, "generate", "writing: path and reasoning")
+    verdicts, wholes, pieces = [], [], []
+    for number in range(parts + len(KINDS)):  # each kind once to warm up: from then on its reference is known, as on a line
+        kind, defect = KINDS[number % len(KINDS)]
+        name = kind.replace("_", " ")
+        reference = draw(folder, kind, None, SEED)
+        one, two = (draw(folder, kind, defect, SEED + 2 * number + twin) for twin in (1, 2))
+        start = time.perf_counter()
+        quick(diagnoser, one, reference, name)
+        verdict = time.perf_counter() - start
+        clock.seconds.clear()
+        start = time.perf_counter()
+        with clock.span("the rest"):
+            made = diagnose(diagnoser, two, [reference], object_name=name)
+        whole = time.perf_counter() - start
+        print(f"{name}: verdict {verdict:.2f} s, whole {whole:.2f} s, a response of {len(made.response.split())} words")
+        if number >= len(KINDS):
+            verdicts.append(verdict)
+            wholes.append(whole)
+            pieces.append(dict(clock.seconds))
+    labels = sorted({label for piece in pieces for label in piece})
+    return {
+        "verdict_s": statistics.median(verdicts),
+        "diagnosis_s": statistics.median(wholes),
+        "pieces_s": {label: statistics.median(piece.get(label, 0.0) for piece in pieces) for label in labels},
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="nano")
+    parser.add_argument("--parts", type=int, default=6, help="parts measured, after one of each kind to warm up")
+    parser.add_argument("--cold", type=int, default=3, help="fresh processes for the cold start")
+    chosen = parser.parse_args()
+    imported, loaded = cold_start(chosen.model, chosen.cold)
+    with tempfile.TemporaryDirectory() as folder:
+        found = measure(chosen.model, chosen.parts, Path(folder))
+    found |= {"model": chosen.model, "import_s": imported, "load_s": loaded, "cold_start_s": imported + loaded}
+    found["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    found["threads"] = threads()
+    for name, goal in GOALS.items():
+        print(f"{name:<14} {found[name]:8.2f}   goal {goal:.0f}: {'kept' if found[name] <= goal else 'missed'}")
+    for label, seconds in found["pieces_s"].items():
+        print(f"  {label:<30} {seconds:.2f} s")
+    print(json.dumps({key: round(v, 3) if isinstance(v, float) else v for key, v in found.items()}))
+
+
+def threads() -> int:
+    """Threads torch computes with."""
+    import torch
+
+    return int(torch.get_num_threads())
+
+
+if __name__ == "__main__":
+    main()
