@@ -25,9 +25,10 @@ from dcr2ad.training.batches import completion_logprobs, pair_row, sft_row
 from dcr2ad.training.checkpoints import Checkpoint, Checkpoints, StepLog, read_log
 from dcr2ad.training.krdpo import train_krdpo
 from dcr2ad.training.losses import krdpo_loss, segment_sums
+from dcr2ad.training.packing import pack_adapter
 from dcr2ad.training.plan import Plan
 from dcr2ad.training.sft import train_sft
-from dcr2ad.training.weights import compute_dtype, load_trainable, pack_adapter
+from dcr2ad.training.weights import compute_dtype, load_trainable
 from tests.tiny import tiny_base, tiny_internvl, tiny_pairs, tiny_questions, tiny_qwen
 
 BASE = tiny_base()

@@ -23,7 +23,10 @@ app.add_typer(bench_app, name="bench")
 data_app = typer.Typer(help="Check, measure, count and export data.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 
-Model = Annotated[str, typer.Option("--model", "-m", help="nano, nano:base, hf:PATH, openai:MODEL@URL, or a trained folder.")]
+Model = Annotated[
+    str,
+    typer.Option("--model", "-m", help="nano, nano:real, nano:drawn, nano:base, hf:PATH, openai:MODEL@URL, a trained folder."),
+]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder to write to; a stopped run continues there.")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Throw away earlier work in the folder.")]
 Base = Annotated[Path | None, typer.Option("--knowledge", help="entries.jsonl of a built base; default: built in.")]

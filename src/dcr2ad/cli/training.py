@@ -87,13 +87,17 @@ def run(
 
 @app.command()
 def pack(
-    model: Annotated[Path, typer.Argument(help="model/ of a training stage: an adapter.")],
+    model: Annotated[Path, typer.Argument(help="model/ of a training stage: an adapter, or a whole fine-tuned model.")],
     out: Annotated[Path, typer.Argument(help="Folder to write.")],
+    rank: Annotated[int | None, typer.Option(help="Of a whole model: rank of every weight's change.")] = None,
+    energy: Annotated[float, typer.Option(help="Of a whole model, without --rank: share of each squared change kept.")] = 0.9,
+    licence: Annotated[str, typer.Option(help="What the licences of the training data allow.")] = "",
+    report: Annotated[list[Path] | None, typer.Option(help="Folder of an evaluation of it, for the card; repeat.")] = None,
 ) -> None:
-    """Copy a trained adapter in bfloat16, half the size."""
-    from dcr2ad.training.weights import pack_adapter
+    """Make a small adapter to ship: bfloat16, low rank of a full fine-tuning, manifest and model card."""
+    from dcr2ad.commands.training import run_pack
 
-    typer.echo(pack_adapter(model, out).digest)
+    run_pack(model, out, rank=rank, energy=energy, licence=licence, reports=report or [])
 
 
 @app.command()

@@ -13,8 +13,8 @@ def run_doctor() -> None:
     """Verb `doctor`."""
     import torch
 
-    from dcr2ad.models.hf import SHIPPED_ADAPTER
     from dcr2ad.models.nano import cache_folder
+    from dcr2ad.models.shipped import ADAPTERS, full_name, shipped
 
     rows: list[tuple[str, object]] = [("python", platform.python_version()), ("processors", os.cpu_count())]
     rows.append(("GPU", torch.cuda.get_device_name(0) if torch.cuda.is_available() else "none: everything runs on the CPU"))
@@ -24,6 +24,9 @@ def run_doctor() -> None:
         except metadata.PackageNotFoundError:
             rows.append((name, "not installed"))
     rows.append(("embedded model", "built" if any(cache_folder().glob("nano*/config.json")) else "not built yet"))
-    rows.append(("trained adapter", "shipped" if SHIPPED_ADAPTER.is_dir() else "none in this package: answers are untrained"))
+    carried = shipped()
+    for name, about in ADAPTERS.items():
+        rows.append((f"adapter nano:{name}", about if name in carried else "not in this package"))
+    rows.append(("nano stands for", full_name("nano") if carried else "nano:base: answers are untrained"))
     rows.append(("cache", cache_folder()))
     console.out.print(console.table("dcr2ad doctor", ("what", "found"), rows))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dcr2ad import console
 from dcr2ad.artifacts import read_records, write_text
-from dcr2ad.commands.common import load_knowledge, must_exist, print_counts, read_recipe, say
+from dcr2ad.commands.common import load_knowledge, must_exist, print_counts, read_recipe, read_report, say
 from dcr2ad.commands.evaluation import print_reports
 from dcr2ad.config import load_recipe
 from dcr2ad.errors import UnknownNameError
@@ -128,6 +128,16 @@ def run_all(recipe: Path, data: Path, out: Path | None, *, datasets: Sequence[st
     page = folder / "report.html"
     write_text(page, render_run(folder))
     console.err.print(f"page: {page}", markup=False)
+
+
+def run_pack(model: Path, out: Path, *, rank: int | None, energy: float, licence: str, reports: Sequence[Path]) -> None:
+    """Verb `pack`."""
+    found = {folder.name: read_report(folder) for folder in reports}
+    from dcr2ad.training.packing import Packing, pack_adapter
+
+    made = pack_adapter(model, out, Packing(rank=rank, energy=energy, licence=licence, reports=found))
+    size = sum(path.stat().st_size for path in out.iterdir()) / 2**20
+    print_counts("pack", {"megabytes": round(size, 1), "training images": len(made.train_images), **made.extracted}, out)
 
 
 def run_export(model: str, out: Path, *, dtype: str) -> None:

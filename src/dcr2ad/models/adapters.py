@@ -19,6 +19,8 @@ from dcr2ad.types import Record, RouteMode, RoutingCalibration
 
 MARKER = "dcr2ad.json"
 """File that makes a folder a trained model."""
+PROJECTORS = ("multi_modal_projector", "merger", "connector")
+"""Names of the module that carries image features into the language model; an adapter holds it whole."""
 
 
 class TrainedModel(Record):
@@ -44,6 +46,14 @@ class TrainedModel(Record):
     """Content SHA-256 of every query image trained on -> its path's last parts; an evaluation can see what it must not ask."""
     train_hashes: dict[str, str] = Field(default_factory=dict)
     """Content SHA-256 of each of them -> its perceptual hash (`dcr2ad.leaks`), which a resized or re-encoded copy shares."""
+    versions: dict[str, str] = Field(default_factory=dict)
+    """Package versions it was trained with."""
+    data: dict[str, int] = Field(default_factory=dict)
+    """What it was trained on: name of a data set -> number of its images."""
+    licence: str = ""
+    """What the licences of that data allow, in words; empty where nobody said."""
+    extracted: dict[str, float] = Field(default_factory=dict)
+    """Of a full fine-tuning made an adapter: largest rank, share of the weight change kept, relative error it leaves."""
     routing: dict[RouteMode, RoutingCalibration] = Field(default_factory=dict)
     """Temperature and threshold fitted for each route mode (`dcr2ad evaluate --what routing --calibrate`)."""
 

@@ -14,6 +14,7 @@ from typing import Protocol
 from pydantic import Field
 
 from dcr2ad.errors import UnknownNameError
+from dcr2ad.models.shipped import is_nano
 from dcr2ad.parsing import LETTERS
 from dcr2ad.types import Completion, OptionScores, Prompt, Record, RouteMode, RoutingCalibration, Sampling
 
@@ -92,8 +93,9 @@ def open_model(spec: str) -> ChatModel:
     """Open a model by name.
 
     Args:
-        spec: ``nano`` (the embedded model with its trained adapter where one ships), ``nano:base``, the folder a training
-            stage wrote, ``hf:PATH`` (a transformers folder), or ``openai:MODEL@URL``.
+        spec: ``nano`` (the embedded model with the adapter that ships), ``nano:real``, ``nano:drawn`` or ``nano:base``
+            (`dcr2ad.models.shipped`), the folder a training stage wrote, ``hf:PATH`` (a
+            transformers folder), or ``openai:MODEL@URL``.
 
     Raises:
         UnknownNameError: the name is none of these.
@@ -103,7 +105,7 @@ def open_model(spec: str) -> ChatModel:
         from dcr2ad.models.endpoint import EndpointModel
 
         return EndpointModel.from_spec(spec)
-    if spec in {"nano", "nano:base"} or spec.startswith("hf:") or Path(spec).is_dir():
+    if is_nano(spec) or spec.startswith("hf:") or Path(spec).is_dir():
         from dcr2ad.models.hf import HFModel
 
         return HFModel.open(spec)

@@ -22,11 +22,9 @@ from dcr2ad.errors import Dcr2adError
 from dcr2ad.models.adapters import MARKER, adapter_of, merge_for_inference, read_trained
 from dcr2ad.models.base import ModelInfo
 from dcr2ad.models.prefix import PrefixRunner
+from dcr2ad.models.shipped import adapter_folder, is_nano
 from dcr2ad.models.vlm import TokenizedPrompt, VisionLanguageModel
 from dcr2ad.types import Completion, OptionScores, Prompt, Sampling
-
-SHIPPED_ADAPTER = Path(__file__).parent.parent / "weights" / "nano"
-"""The embedded model's trained adapter, where the installed package carries one."""
 
 
 class HFModel:
@@ -46,7 +44,7 @@ class HFModel:
 
     @classmethod
     def open(cls, spec: str) -> HFModel:
-        """Open ``nano``, ``nano:base``, ``hf:PATH`` or a folder that a training stage wrote.
+        """Open ``nano``, ``nano:NAME``, ``hf:PATH`` or a folder that a training stage wrote.
 
         Raises:
             ModelError: it cannot be built or loaded.
@@ -132,21 +130,22 @@ class HFModel:
 
 def trained_folder(spec: str) -> Path | None:
     """The folder that holds a model's `dcr2ad.json`, where it has one: a trained folder, or nano's shipped adapter."""
-    folder = SHIPPED_ADAPTER if spec == "nano" else Path(spec.removeprefix("hf:"))
-    return folder if spec != "nano:base" and (folder / MARKER).is_file() else None
+    folder = adapter_folder(spec) if is_nano(spec) else Path(spec.removeprefix("hf:"))
+    return folder if folder is not None and (folder / MARKER).is_file() else None
 
 
 def resolve(spec: str) -> tuple[Path, list[Path], str]:
     """Where a model lies: its transformers folder, the adapters to apply in order, and a digest of all of it.
 
     Raises:
+        UnknownNameError: the embedded model has no adapter of that name.
         ModelError: it cannot be built, or the folder is no model.
     """
-    if spec in {"nano", "nano:base"}:
+    if is_nano(spec):
         from dcr2ad.models.nano import build_nano
 
-        folder = build_nano()
-        adapters = [SHIPPED_ADAPTER] if spec == "nano" and (SHIPPED_ADAPTER / MARKER).is_file() else []
+        adapter = adapter_folder(spec)
+        folder, adapters = build_nano(), [adapter] if adapter else []
         return folder, adapters, _digest([folder, *adapters])
     folder = Path(spec.removeprefix("hf:"))
     trained = adapter_of(str(folder))
@@ -160,10 +159,13 @@ def _digest(folders: Sequence[Path]) -> str:
     """Digest over the weights of several folders; a folder's own note of its digest is believed, else files are read."""
     parts = []
     for folder in folders:
-        noted = None
-        for name in ("nano.json", MARKER):
-            if (folder / name).is_file():
-                noted = json.loads((folder / name).read_text(encoding="utf-8")).get("digest")
-        files = sorted(folder.glob("*.safetensors"))
-        parts.append(noted or hashlib.sha256("".join(digest_file(file) for file in files).encode()).hexdigest())
+        built, trained = folder / "nano.json", folder / MARKER
+        if built.is_file():  # notes what hashing 0.6 GB anew at each start would give
+            noted = json.loads(built.read_text(encoding="utf-8"))["weights_sha256"]
+            parts.append(hashlib.sha256(noted.encode()).hexdigest())
+        elif trained.is_file():
+            parts.append(json.loads(trained.read_text(encoding="utf-8"))["digest"])
+        else:
+            files = sorted(folder.glob("*.safetensors"))
+            parts.append(hashlib.sha256("".join(digest_file(file) for file in files).encode()).hexdigest())
     return parts[0] if len(parts) == 1 else hashlib.sha256("".join(parts).encode()).hexdigest()

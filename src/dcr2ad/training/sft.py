@@ -18,6 +18,8 @@ from dcr2ad.artifacts import digest_json
 from dcr2ad.config import SftSettings
 from dcr2ad.errors import InputError
 from dcr2ad.knowledge.base import KnowledgeBase
+from dcr2ad.models.adapters import read_trained
+from dcr2ad.models.hf import trained_folder
 from dcr2ad.models.vlm import VisionLanguageModel
 from dcr2ad.training.batches import TrainingRow, check_lengths, group_by_image, sft_row
 from dcr2ad.training.losses import SEGMENTS, sft_loss
@@ -68,6 +70,7 @@ def train_sft(
     kept = [question for question in questions if question.response is not None]
     if not kept:
         raise InputError(f"none of {len(questions)} questions has a response to train on", "Run `dcr2ad instruct` first")
+    before = trained_folder(base_spec)
     work = StageWork(
         stage="sft",
         settings=settings,
@@ -81,7 +84,7 @@ def train_sft(
         seed=seed,
         fresh=fresh,
         adapter=None,
-        train_images=lambda: train_images(kept),
+        train_images=lambda: train_images(kept, read_trained(before) if before else None),
         dropped=dict(Counter("no response" for question in questions if question.response is None)),
     )
     return run_stage(vlm, _Sft(vlm, kept, knowledge_base), work, progress)

@@ -6,6 +6,7 @@ folder made from something else. Knows nothing about questions, pairs or equatio
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,7 +54,7 @@ class StageWork:
     seed: int
     fresh: bool
     adapter: Path | None
-    train_images: Callable[[], dict[str, dict[str, str]]]
+    train_images: Callable[[], dict[str, Any]]
     dropped: dict[str, int]
 
 
@@ -89,7 +90,7 @@ def run_stage(vlm: VisionLanguageModel, task: Task, work: StageWork, progress: P
         return summary
 
 
-def train_images(questions: Iterable[Question], before: TrainedModel | None = None) -> dict[str, dict[str, str]]:
+def train_images(questions: Iterable[Question], before: TrainedModel | None = None) -> dict[str, Any]:
     """Record of every query image, so that a leak can be told later (`dcr2ad.leaks.find_overlap`).
 
     Args:
@@ -98,14 +99,17 @@ def train_images(questions: Iterable[Question], before: TrainedModel | None = No
 
     Returns:
         ``train_images``: content digest -> name (the path's last three parts); ``train_hashes``: content digest -> perceptual
-        hash.
+        hash; ``data``: name of a data set -> number of its images.
     """
-    paths = {content_digest(path): path for path in dict.fromkeys(question.sample.image for question in questions)}
+    asked = list(questions)
+    counts = dict(Counter({q.sample.image: q.sample.dataset for q in asked}.values()))
+    paths = {content_digest(path): path for path in dict.fromkeys(question.sample.image for question in asked)}
     names = {digest: "/".join(Path(path).parts[-3:]) for digest, path in paths.items()}
     looks = {digest: hash_file(path) for digest, path in paths.items()}
     if before is not None:
         names, looks = {**before.train_images, **names}, {**before.train_hashes, **looks}
-    return {"train_images": names, "train_hashes": looks}
+        counts = {name: max(counts.get(name, 0), before.data.get(name, 0)) for name in (*before.data, *counts)}
+    return {"train_images": names, "train_hashes": looks, "data": counts}
 
 
 def _train(

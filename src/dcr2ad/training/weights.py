@@ -18,10 +18,10 @@ from typing import Any
 
 import torch
 
-from dcr2ad.artifacts import digest_file, digest_json, write_text
+from dcr2ad.artifacts import digest_file, digest_json, versions, write_text
 from dcr2ad.config import TrainSettings
 from dcr2ad.errors import InputError, ModelError
-from dcr2ad.models.adapters import MARKER, TrainedModel, merge_for_inference, read_trained, with_adapter
+from dcr2ad.models.adapters import MARKER, TrainedModel, merge_for_inference, with_adapter
 from dcr2ad.models.vlm import VisionLanguageModel
 
 _VISION = ("visual", "vision_tower", "vision_model")
@@ -119,40 +119,11 @@ def save_trained(vlm: VisionLanguageModel, folder: str | Path, about: dict[str, 
     else:
         vlm.model.to(dtype).save_pretrained(work)
         _copy_processor(vlm, work)
-    trained = TrainedModel(kind="adapter" if is_adapter else "full", digest=weights_digest(work), **about)
+    trained = TrainedModel(kind="adapter" if is_adapter else "full", digest=weights_digest(work), versions=versions(), **about)
     write_text(work / MARKER, json.dumps(trained.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n")
     shutil.rmtree(folder, ignore_errors=True)
     work.rename(folder)
     return trained
-
-
-def pack_adapter(folder: str | Path, out: str | Path) -> TrainedModel:
-    """Copy a trained adapter with its weights in bfloat16: half the size, for shipping. The copy appears in one step.
-
-    Not in the paper. What rounding costs is to be measured on the copy; it has a digest of its own.
-
-    Raises:
-        ModelError: the folder is no trained adapter.
-        InputError: something stands at `out`.
-    """
-    from safetensors.torch import load_file, save_file
-
-    source, target = Path(folder), Path(out)
-    trained = read_trained(source)
-    if trained.kind != "adapter":
-        raise ModelError(f"{folder} holds a whole model, not an adapter", "Only adapters are packed")
-    if target.exists():
-        raise InputError(f"{target} exists already", "Name a new folder")
-    work = target.with_name(f".{target.name}.tmp")
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir(parents=True)
-    tensors = {name: value.to(torch.bfloat16) for name, value in load_file(source / "adapter_model.safetensors").items()}
-    save_file(tensors, work / "adapter_model.safetensors", metadata={"format": "pt"})
-    shutil.copy2(source / "adapter_config.json", work)
-    packed = trained.model_copy(update={"digest": weights_digest(work)})
-    write_text(work / MARKER, json.dumps(packed.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n")
-    work.rename(target)
-    return packed
 
 
 def trains_images(model: Any) -> bool:

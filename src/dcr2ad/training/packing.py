@@ -1,0 +1,95 @@
+"""A trained model as an adapter to ship: small, with its digest, its manifest and a card.
+
+Reads the folder of a training stage; writes a folder that `dcr2ad.models.hf` opens like any other. Weights are rounded to
+bfloat16; a whole model is cut to low rank first (`dcr2ad.training.extract`). What rounding and cutting cost is to be measured
+on the packed folder. Not in the paper.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from dcr2ad.artifacts import write_text
+from dcr2ad.errors import InputError
+from dcr2ad.models.adapters import MARKER, TrainedModel, read_trained
+from dcr2ad.models.hf import HFModel
+from dcr2ad.models.shipped import BASE, MOST_BYTES
+from dcr2ad.models.vlm import VisionLanguageModel
+from dcr2ad.report.card import CARD, model_card
+from dcr2ad.training.extract import extract_adapter
+from dcr2ad.training.weights import weights_digest
+from dcr2ad.types import EvalReport
+
+
+@dataclass(frozen=True)
+class Packing:
+    """How to pack.
+
+    Attributes:
+        rank: of a whole model, the rank of every weight's change; None chooses each by `energy`.
+        energy: of a whole model, share of each weight's squared change that is kept.
+        licence: what the licences of the training data allow, in words; empty keeps what the folder says.
+        reports: evaluations to print in the card, by name.
+    """
+
+    rank: int | None = None
+    energy: float = 0.9
+    licence: str = ""
+    reports: Mapping[str, EvalReport] = field(default_factory=dict)
+
+
+def pack_adapter(folder: str | Path, out: str | Path, how: Packing = Packing()) -> TrainedModel:
+    """Pack a trained model. The folder appears in one step.
+
+    Args:
+        folder: ``model/`` of a training stage.
+        out: folder to write.
+        how: see `Packing`.
+
+    Raises:
+        ModelError: the folder is no trained model.
+        InputError: something stands at `out`, or an adapter of the embedded model is larger than the package takes.
+    """
+    source, target = Path(folder), Path(out)
+    trained = read_trained(source)
+    if target.exists():
+        raise InputError(f"{target} exists already", "Name a new folder")
+    work = target.with_name(f".{target.name}.tmp")
+    raw = work / "float32"
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
+    try:
+        update: dict[str, object] = {"kind": "adapter", "licence": how.licence or trained.licence}
+        if trained.kind == "full":
+            base, tuned = HFModel.open(trained.base).vlm.model, VisionLanguageModel.load(source).model
+            update["extracted"] = extract_adapter(base, tuned, raw, rank=how.rank, energy=how.energy).record()
+            source = raw
+        _round(source, work)
+        shutil.rmtree(raw, ignore_errors=True)
+        packed = trained.model_copy(update={**update, "digest": weights_digest(work)})
+        write_text(work / MARKER, json.dumps(packed.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n")
+        write_text(work / CARD, model_card(packed, how.reports))
+        size = sum(path.stat().st_size for path in work.iterdir())
+        if packed.base == BASE and size > MOST_BYTES:
+            raise InputError(
+                f"packed it has {size / 2**20:.1f} MB, and the package takes {MOST_BYTES // 2**20}",
+                "Train with a lower lora_rank; of a whole model keep less with --rank or --energy",
+            )
+        work.rename(target)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return packed
+
+
+def _round(source: Path, target: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    tensors = {name: value.to(torch.bfloat16) for name, value in load_file(source / "adapter_model.safetensors").items()}
+    save_file(tensors, target / "adapter_model.safetensors", metadata={"format": "pt"})
+    shutil.copy2(source / "adapter_config.json", target)
