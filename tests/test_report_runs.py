@@ -140,6 +140,7 @@ def test_runs_side_by_side(two_runs: list[Path]) -> None:
     assert re.search(r"\[[\d.]+, [\d.]+\]", text) and "Overkill" in text
     contexts = re.search(r"Questions Model Setting (.*?) all ", text)
     assert contexts and contexts.group(1).split() == ["none", "routed"]
+    assert {"SFT (first)", "SFT (second_run)"} <= set(re.findall(r"SFT \(\w+\)", text)), "runs are told apart everywhere"
     parsed = list(csv.DictReader(io.StringIO(made.csv)))
     assert len(parsed) == 4 and all(row["Miss"] for row in parsed)
     assert made.latex.count("\\multicolumn") == 2 and made.latex.count(r"\\") == 1 + 2 + 4

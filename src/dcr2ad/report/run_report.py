@@ -7,32 +7,28 @@ protocols never share a table. Knows nothing about how stages work or how number
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
 
-from dcr2ad.errors import ImageError, InputError
-from dcr2ad.images import load_image
-from dcr2ad.prompts import build_prompt
+from dcr2ad.errors import InputError
 from dcr2ad.report import compare, figures
 from dcr2ad.report.breakdown import by_dataset
 from dcr2ad.report.latex import grouped, to_latex
-from dcr2ad.report.page import picture_uri, render, shrink
-from dcr2ad.report.run_folder import Log, Run, Stage, find_questions, read_predictions, read_run
+from dcr2ad.report.page import render
+from dcr2ad.report.run_folder import Log, Run, Stage, read_predictions, read_run
 from dcr2ad.report.tables import SHORT, STAGES, ResultRow, protocol_label, result_rows, to_csv
-from dcr2ad.types import EvalProtocol, EvalReport, Prediction, Question, TextPart
-
-WORST = 10
-"""Wrong answers shown."""
+from dcr2ad.report.worst import worst_questions
+from dcr2ad.types import EvalReport, Prediction
 
 DROPPED = re.compile(r"reject|drop|skip|fail|unparsed|refused|leak")
 """Summary fields that count what was not used."""
 
-_SIDE = 320
 _MARGIN, _RATE = "Reward margin, chosen minus rejected", "Learning rate"
 _NAME = re.compile(r"[A-Za-z0-9_./ -]{1,40}")
 
@@ -60,17 +56,6 @@ class StageCounts:
     stage: Stage
     made: tuple[Count, ...]
     dropped: tuple[Count, ...]
-
-
-@dataclass(frozen=True)
-class Wrong:
-    """A question that was answered wrongly or not at all."""
-
-    prediction: Prediction
-    question: Question | None
-    uri: str | None
-    problem: str
-    prompt: str
 
 
 def render_run(run_folder: Path) -> str:
@@ -113,6 +98,10 @@ def render_runs(folders: Sequence[Path], *, unseen: Collection[str] = ()) -> Rep
     predictions = {tag: read_predictions(*places[tag]) for tag in reports}
     seen = _seen(runs, predictions, unseen)
     shown_tag = main_tag(rows)
+    rows = _told_apart(
+        rows,
+        {tag: name for tag, (path, _) in places.items() for name, run in zip(names, runs, strict=True) if run.path == path},
+    )
     main = next((row for row in rows if row.tag == shown_tag), None)
     routed_tag, routed = compare.routing_of(rows, predictions)
     html = render(
@@ -159,6 +148,15 @@ def _joined(runs: Sequence[Run], names: Sequence[str]) -> tuple[dict[str, EvalRe
             shown = tag if len(runs) == 1 or tag == name else f"{name}/{tag}"
             reports[shown], places[shown] = report, (run.path, tag)
     return reports, places
+
+
+def _told_apart(rows: Sequence[ResultRow], run_of: Mapping[str, str]) -> tuple[ResultRow, ...]:
+    """Rows whose names tell them apart: with the run's name where there are several, with the tag where that is not enough."""
+    several = len(set(run_of.values())) > 1
+    named = [replace(row, stage=f"{row.stage} ({run_of[row.tag]})") if several else row for row in rows]
+    counts = Counter((row.stage, row.protocol.model_dump_json()) for row in named)
+    twice = {key for key, count in counts.items() if count > 1}
+    return tuple(replace(row, stage=row.tag) if (row.stage, row.protocol.model_dump_json()) in twice else row for row in named)
 
 
 def _seen(runs: Sequence[Run], predictions: Mapping[str, Sequence[Prediction]], unseen: Collection[str]) -> set[str]:
@@ -214,41 +212,6 @@ def stage_counts(stage: Stage) -> StageCounts:
         if text and not name.endswith("digest"):
             (dropped if DROPPED.search(name) else made).append(Count(name.replace("_", " "), text))
     return StageCounts(stage, tuple(made), tuple(dropped))
-
-
-def worst_questions(folder: Path, predictions: Sequence[Prediction], protocol: EvalProtocol) -> tuple[Wrong, ...]:
-    """Wrong answers, those with the least probability on the right option first, one an image; then some without an answer."""
-    answered = [p for p in predictions if p.status == "answered" and not p.is_correct]
-    silent = [p for p in predictions if p.status != "answered"]
-    chosen: dict[str, Prediction] = {}
-    for prediction in sorted(answered, key=_gold_probability):
-        chosen.setdefault(prediction.image, prediction)
-    kept = [*list(chosen.values())[: WORST - min(3, len(silent))], *silent[:3]]
-    questions = find_questions(folder, [p.question_id for p in kept])
-    return tuple(_wrong(prediction, questions.get(prediction.question_id), protocol) for prediction in kept)
-
-
-def _gold_probability(prediction: Prediction) -> float:
-    return prediction.probabilities[prediction.gold] if prediction.probabilities else 0.0
-
-
-def _wrong(prediction: Prediction, question: Question | None, protocol: EvalProtocol) -> Wrong:
-    prompt = "" if question is None else _prompt_words(question, protocol)
-    try:
-        return Wrong(prediction, question, picture_uri(shrink(load_image(prediction.image), _SIDE)), "", prompt)
-    except ImageError as error:
-        return Wrong(prediction, question, None, str(error), prompt)
-
-
-def _prompt_words(question: Question, protocol: EvalProtocol) -> str:
-    """The prompt as it was asked in the project's own wording, images and knowledge texts by their names only."""
-    prompt = build_prompt(question, shots=protocol.shots, expert=protocol.expert)
-    words = "".join(part.text if isinstance(part, TextPart) else f" [{Path(part.path).name}]" for part in prompt.parts)
-    return (
-        words
-        if protocol.context == "none"
-        else f"{words}\n\n(the texts of the {protocol.context} knowledge stand before the question)"
-    )
 
 
 def _averages(rows: Sequence[ResultRow]) -> Markup | None:
