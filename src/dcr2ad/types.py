@@ -435,6 +435,23 @@ class Diagnosis(Record):
     """Anything the reader must know: a resized reference, an unparsed response, a missing reference."""
 
 
+class Comparison(Record):
+    """One photograph under four contexts (the paper's Figure 1, left)."""
+
+    diagnoses: tuple[Diagnosis, ...]
+    """Without knowledge, with the category's, routed, and under the deceptive entry, in this order."""
+    right_key: str
+    """The entry the deceptive one was chosen against."""
+    right_known: bool
+    """Whether the user named it as the one that applies; otherwise it is the one the model routed to."""
+    wrong_key: str
+    """The deceptive entry."""
+    wrong_reason: str
+    """Why it deceives."""
+    trust: tuple[RankedEntry, ...] = ()
+    """Both, listed in one prompt in both orders, the one the model trusts first; empty where the model cannot score."""
+
+
 Context = Literal["none", "category", "routed", "oracle"]
 Answering = Literal["score", "reason"]
 Scoring = Literal["strict", "mmad-official"]

@@ -23,6 +23,10 @@ def diagnose(
     model: Model = "nano",
     expert: Annotated[bool, typer.Option("--expert/--no-expert", help="Visual expert's findings in the prompt.")] = True,
     knowledge: Base = None,
+    compare: Annotated[
+        bool, typer.Option("--compare-contexts", help="Answer one photograph under four kinds of knowledge, side by side.")
+    ] = False,
+    right: Annotated[str | None, typer.Option(help="With --compare-contexts: key of the entry that applies.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, one object a line.")] = False,
     report: Annotated[Path | None, typer.Option(help="Write a self-contained HTML page.")] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="For a folder: where results go.")] = Path("runs/diagnose"),
@@ -43,6 +47,8 @@ def diagnose(
         model=model,
         expert=expert,
         knowledge=knowledge,
+        compare=compare,
+        right=right,
         as_json=as_json,
         report=report,
         out=out,

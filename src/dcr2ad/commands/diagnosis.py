@@ -8,9 +8,10 @@ from pathlib import Path
 from dcr2ad import console
 from dcr2ad.artifacts import write_text
 from dcr2ad.commands.common import load_knowledge, route_mode, say
+from dcr2ad.errors import InputError
 from dcr2ad.images import list_images
 from dcr2ad.knowledge.base import KnowledgeBase
-from dcr2ad.types import Diagnosis
+from dcr2ad.types import Comparison, Diagnosis
 
 
 def run_diagnose(
@@ -26,6 +27,8 @@ def run_diagnose(
     model: str,
     expert: bool,
     knowledge: Path | None,
+    compare: bool,
+    right: str | None,
     as_json: bool,
     report: Path | None,
     out: Path,
@@ -39,15 +42,22 @@ def run_diagnose(
         load_image(path)
     base = load_knowledge(knowledge)
     from dcr2ad.models.base import open_model
+    from dcr2ad.stages.compare import compare_contexts
     from dcr2ad.stages.diagnose import Diagnoser, check_context, check_question, diagnose, diagnose_folder
 
     check_context(context, base)
     mode = route_mode(routing)
+    _check_compare(image, question, base, compare=compare, right=right)
     check_question(question, options)
     opened = open_model(model)
     from dcr2ad.expert import Expert
 
     diagnoser = Diagnoser(opened, base, Expert() if expert else None, context, routing=mode, orders=orders)
+    if compare:
+        with console.progress("contexts") as update:
+            found = compare_contexts(diagnoser, image, references, object_name=object_name, right=right, progress=update)
+        _show_comparison(found, base, as_json=as_json, report=report)
+        return
     if image.is_dir():
         with console.progress("diagnose") as update:
             made, failed = diagnose_folder(
@@ -69,6 +79,30 @@ def run_diagnose(
     _print_diagnoses(made, as_json=as_json)
     if report is not None:
         _write_page(made, base, report)
+
+
+def _check_compare(image: Path, question: str | None, base: KnowledgeBase, *, compare: bool, right: str | None) -> None:
+    if right is not None:
+        base.get(right)
+    if right is not None and not compare:
+        raise InputError("--right names the entry that a comparison deceives about", "Use it with --compare-contexts")
+    if compare and (image.is_dir() or question is not None):
+        raise InputError("--compare-contexts takes one photograph and no question", "Name a photograph, leave --question out")
+
+
+def _show_comparison(found: Comparison, base: KnowledgeBase, *, as_json: bool, report: Path | None) -> None:
+    from dcr2ad.report.comparison import column_names, render_comparison, trusted
+
+    if as_json:
+        console.out.print(found.model_dump_json(exclude={"diagnoses": {"__all__": {"expert_map"}}}), markup=False)
+    else:
+        for name, diagnosis in zip(column_names(found), found.diagnoses, strict=True):
+            console.out.print(name, markup=False, style="bold")
+            _print_diagnosis(diagnosis)
+        console.out.print(trusted(found, base), markup=False, style="bold")
+    if report is not None:
+        write_text(report, render_comparison(found, knowledge={entry.key: entry for entry in base}))
+        console.err.print(f"page: {report}", markup=False)
 
 
 def run_demo(out: Path, *, model: str) -> None:
