@@ -101,6 +101,7 @@ def test_what_also_holds_never_deceives() -> None:
     assert holds_too(several, crack) and holds_too(crack, several)
     assert holds_too(scratch, crack, "combined")
     assert not holds_too(normal, several) and not holds_too(scratch, crack, "crack")
+    assert holds_too(BASE.get("General.ceramic.crack"), crack) and holds_too(crack, BASE.get("General.ceramic.crack"))
     imported = crack.model_copy(update={"key": "MVTec.tile.crack", "source": "mmad", "aliases": ("mvtec/tile/crack",)})
     assert holds_too(crack, imported)
 

@@ -78,7 +78,8 @@ def holds_too(entry: KnowledgeEntry, right: KnowledgeEntry, label: str | None = 
 
     Holds: the right entry itself; a second normal state for a good part; an entry of several defects at once or of no
     particular kind for any defective part, and every defect for a part that has several at once or one of no particular kind;
-    an entry that shares an alias with the right one, or goes by the image's own label.
+    an entry that shares an alias with the right one, or goes by the image's own label; the same kind in another material or
+    more narrowly ("crack" in ceramic, "hairline_crack"), which the last part of the keys tells.
 
     Args:
         entry: the entry in question.
@@ -90,6 +91,8 @@ def holds_too(entry: KnowledgeEntry, right: KnowledgeEntry, label: str | None = 
     if entry.is_normal != right.is_normal:
         return False
     if _names_no_kind(entry) or _names_no_kind(right) or (label is not None and normalise(label) in _SEVERAL):
+        return True
+    if _same_kind(entry, right):
         return True
     own = {normalise(label)} if label else set()
     return bool(set(entry.aliases) & set(right.aliases) or own & _labels(entry) or _labels(right) & _plain_labels(entry))
@@ -116,6 +119,12 @@ def _names_no_kind(entry: KnowledgeEntry) -> bool:
     return not entry.is_normal and (
         entry.category == _VAGUE or bool(_SEVERAL & {normalise(entry.key.split(".")[-1]), *_plain_labels(entry)})
     )
+
+
+def _same_kind(one: KnowledgeEntry, other: KnowledgeEntry) -> bool:
+    """Whether the last part of one key is that of the other, or all of its words are among the other's."""
+    a, b = (set(normalise(entry.key.split(".")[-1]).split("_")) for entry in (one, other))
+    return a <= b or b <= a
 
 
 def _labels(entry: KnowledgeEntry) -> set[str]:
