@@ -105,3 +105,10 @@ def test_real_mini(tmp_path: Path) -> None:
             assert all(set(q.provenance["keys"].split()) <= kinds[q.sample.object] for q in several)
     for subtask, chance in ((Subtask.LOCALIZATION, 0.25), (Subtask.OBJECT_CLASSIFICATION, 0.25)):
         assert _hits_of_a_blind_reader([q for q in questions if q.subtask is subtask]) < chance + 0.1
+
+
+@pytest.mark.skipif(not REAL_MINI.is_dir(), reason=f"the shared photographs are not at {REAL_MINI}")
+def test_a_small_benchmark_offers_the_kinds_of_the_whole_data(tmp_path: Path) -> None:
+    build_bench(REAL_MINI, tmp_path, BASE, split="dev", seed=0, max_images=10, datasets=("mtd",))
+    asked = [q for q in read_records(tmp_path / "questions.jsonl", Question) if q.subtask is Subtask.CLASSIFICATION]
+    assert asked and all({BASE.get(key).category for key in q.provenance["keys"].split()} == {"ceramic"} for q in asked)

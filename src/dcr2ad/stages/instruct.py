@@ -157,16 +157,17 @@ def _choose(
     seed: int,
     datasets: Sequence[str],
     parts: Sequence[Part],
-) -> tuple[list[Sample], tuple[Skipped, ...]]:
-    """The samples to use, in the order of use, and what the reader skipped."""
+) -> tuple[list[Sample], tuple[Skipped, ...], list[Sample]]:
+    """The samples to use, in the order of use, what the reader skipped, and every sample of the data."""
     reading = read_folder(data, split=split, datasets=datasets, parts=parts)
-    samples = balanced_subset(with_knowledge(reading, knowledge_base), max_images, seed)
+    every = list(with_knowledge(reading, knowledge_base))
+    samples = balanced_subset(every, max_images, seed)
     if not samples:
         raise InputError(f"{data} holds no usable image", "Every image was skipped; see that the files exist")
     if max_images is None:
         # Data sets come in order of object and defect; wrong options are balanced as the run goes on, and need them mixed.
         random.Random(f"{seed}/order").shuffle(samples)
-    return samples, reading.skipped
+    return samples, reading.skipped, every
 
 
 class _Build:
@@ -174,7 +175,7 @@ class _Build:
 
     def __init__(
         self,
-        chosen: tuple[list[Sample], tuple[Skipped, ...]],
+        chosen: tuple[list[Sample], tuple[Skipped, ...], list[Sample]],
         knowledge_base: KnowledgeBase,
         wording: QuestionWording,
         *,
@@ -185,10 +186,12 @@ class _Build:
         listed_share: float = 0.0,
         forbidden: Forbidden | None = None,
     ) -> None:
-        self._samples, self._skipped = chosen
+        self._samples, self._skipped, every = chosen
         self._base = knowledge_base
         measuring = wording is BENCHMARK_WORDING
-        self._maker = QuestionMaker(knowledge_base, self._samples, seed=seed, wording=wording, measuring=measuring)
+        # A small benchmark still offers the kinds of defect that the whole data holds.
+        known = every if measuring else self._samples
+        self._maker = QuestionMaker(knowledge_base, known, seed=seed, wording=wording, measuring=measuring)
         self._seed = seed
         self._expert = expert
         self._teacher = teacher
