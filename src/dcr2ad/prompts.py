@@ -47,6 +47,10 @@ DETECTION_OPTIONS = ("Yes", "No")
 LOCATION_QUESTION = "Where is the defect on the {object}?"
 
 
+SIZES = (("tiny", 0.005), ("small", 0.03), ("medium", 0.12), ("large", float("inf")))
+"""Words for a region's size, each with the share of the image it stays under."""
+
+
 def load_wording(path: str | Path) -> Wording:
     """Read other wording from a TOML file.
 
@@ -136,7 +140,7 @@ def describe_findings(findings: ExpertFindings) -> str:
 
 def size_word(extent: float) -> str:
     """Word for a region's share of the image."""
-    return "tiny" if extent < 0.005 else "small" if extent < 0.03 else "medium" if extent < 0.12 else "large"
+    return next(word for word, limit in SIZES if extent < limit)
 
 
 def shape_word(elongation: float) -> str:

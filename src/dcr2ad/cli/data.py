@@ -30,6 +30,7 @@ def instruct(
     dataset: Datasets = None,
     recipe: RecipeFile = None,
     knowledge: Base = None,
+    teacher: Annotated[str | None, typer.Option(help="builtin, or openai:MODEL@URL; default: the recipe's.")] = None,
     seed: Seed = 0,
     fresh: Fresh = False,
     forbid: Annotated[
@@ -43,7 +44,15 @@ def instruct(
     from dcr2ad.commands.data import run_instruct
 
     run_instruct(
-        data, out, datasets=dataset or [], recipe=recipe, knowledge=knowledge, seed=seed, fresh=fresh, forbid=forbid or []
+        data,
+        out,
+        datasets=dataset or [],
+        recipe=recipe,
+        knowledge=knowledge,
+        seed=seed,
+        fresh=fresh,
+        forbid=forbid or [],
+        teacher=teacher,
     )
 
 
