@@ -106,4 +106,6 @@ def routing_of(rows: Sequence[ResultRow], predictions: Mapping[str, Sequence[Pre
 def _setting(protocol: EvalProtocol) -> str:
     expert = "expert" if protocol.expert else "no expert"
     plain = f"{protocol.shots}-shot, {expert}, {protocol.answering}"
+    if protocol.context == "routed" and (protocol.routing, protocol.orders) != ("hybrid", 1):
+        plain += f", routed by {protocol.routing} over {protocol.orders} orders"
     return plain if protocol.scoring == "strict" else f"{plain}, {protocol.scoring}"
