@@ -30,8 +30,8 @@ LAYERS: dict[str, int] = {
     "places": 1,
     "datasets": 2,
     "deception": 2,
-    "endpoint_teacher": 2,
     "expert": 2,
+    "kinds": 2,
     "knowledge": 2,
     "leaks": 2,
     "models": 2,
@@ -43,7 +43,6 @@ LAYERS: dict[str, int] = {
     "report": 2,
     "routing": 2,
     "teacher": 2,
-    "verify": 2,
     "wordings": 2,
     "training": 3,
     "stages": 4,
@@ -54,7 +53,7 @@ LAYERS: dict[str, int] = {
 }
 """Layer of each module or package directly under dcr2ad; one layer may use itself and what lies below."""
 
-TORCH = {"expert", "models", "training", "stages", "commands", "server"}
+TORCH = {"expert", "kinds", "models", "training", "stages", "commands", "server"}
 """Who may import torch: what computes, and what opens it for a verb."""
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import io
 import zipfile
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,10 +23,11 @@ from torch.nn import functional
 from dcr2ad.artifacts import write_bytes
 from dcr2ad.errors import InputError
 from dcr2ad.images import content_digest, load_image
+from dcr2ad.kinds import Gallery, hot_features
 from dcr2ad.models.nano import NAME, build_nano
 from dcr2ad.models.tower import PATCH, VisionTower, load_vision_tower, to_pixels
 from dcr2ad.regions import cell_scores, connected, elongation, tone
-from dcr2ad.types import ExpertFindings
+from dcr2ad.types import ExpertFindings, KindGuess
 
 LAYERS = (7, 8)
 """Blocks whose features are compared; distances are averaged."""
@@ -71,15 +72,21 @@ class Expert:
         folder: a built nano folder; built into the ordinary cache when None.
         cache_dir: folder to keep features in between runs as well; none when None.
         keep: images whose features stay in memory (about 2 MB each).
+        gallery: tells the kinds a hot spot looks like; findings name none when None.
 
     Raises:
         ModelError: the embedded model cannot be built or loaded.
     """
 
-    def __init__(self, folder: Path | None = None, cache_dir: Path | None = None, *, keep: int = 64) -> None:
+    def __init__(
+        self, folder: Path | None = None, cache_dir: Path | None = None, *, keep: int = 64, gallery: Gallery | None = None
+    ) -> None:
         self._tower: VisionTower = load_vision_tower(folder or build_nano())
         self._cache_dir = cache_dir
         self._keep = keep
+        self.gallery = gallery
+        self.held_out: Mapping[str, tuple[KindGuess, ...]] = {}
+        """Kinds told of images that the gallery was fitted on, by content: guessed without them."""
         self._recent: OrderedDict[tuple[str, bool], Features] = OrderedDict()
 
     def inspect(self, image_path: str | Path, reference_paths: Sequence[str | Path]) -> tuple[ExpertFindings, np.ndarray]:
@@ -106,7 +113,24 @@ class Expert:
         ordinary = self_distance(references)
         anomaly = ((raw_map - ordinary) / UNIT).astype(np.float32)
         light = np.mean([reference.light for reference in references], axis=0)
-        return _findings(anomaly, ordinary, query.light - light), anomaly
+        findings = _findings(anomaly, ordinary, query.light - light)
+        if self.gallery is not None:
+            kinds = self.held_out.get(content_digest(image_path))
+            if kinds is None:
+                kinds = self.gallery.guess(self.hot_features(image_path, reference_paths, findings, anomaly))
+            findings = findings.model_copy(update={"kinds": kinds})
+        return findings, anomaly
+
+    @property
+    def fingerprint(self) -> str:
+        """What decides the findings: this expert and its gallery. Data told by different ones never mix."""
+        return "Expert" if self.gallery is None else f"Expert+{self.gallery.digest}"
+
+    def hot_features(
+        self, image_path: str | Path, reference_paths: Sequence[str | Path], findings: ExpertFindings, anomaly: np.ndarray
+    ) -> np.ndarray:
+        """What a gallery reads of the hot spot, beside the first reference; see `dcr2ad.kinds.hot_features`."""
+        return hot_features(self._tower, load_image(image_path), load_image(reference_paths[0]), findings, anomaly)
 
     def _features(self, path: str | Path, *, views: bool) -> Features:
         """Features from memory, from `cache_dir`, or computed; by content, so a copy or a rename costs nothing."""

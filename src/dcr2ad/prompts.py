@@ -17,7 +17,7 @@ from dcr2ad.errors import RecordError
 from dcr2ad.knowledge.agnostic import name_object
 from dcr2ad.parsing import ANSWER_OPENING, KNOWLEDGE_OPENING, LETTERS
 from dcr2ad.places import PLACES
-from dcr2ad.types import ExpertFindings, ImagePart, KnowledgeEntry, Part, Prompt, Question, Sample, Subtask, TextPart
+from dcr2ad.types import ExpertFindings, ImagePart, KindGuess, KnowledgeEntry, Part, Prompt, Question, Sample, Subtask, TextPart
 
 
 class Wording(BaseModel):
@@ -42,13 +42,12 @@ class Wording(BaseModel):
 
 DEFAULT_WORDING = Wording()
 
+SURE = 0.7
+"""Probability from which a kind is told as clear."""
+
 DETECTION_QUESTION = "Is there any defect in the {object}?"
 DETECTION_OPTIONS = ("Yes", "No")
 LOCATION_QUESTION = "Where is the defect on the {object}?"
-
-
-SIZES = (("tiny", 0.005), ("small", 0.03), ("medium", 0.12), ("large", float("inf")))
-"""Words for a region's size, each with the share of the image it stays under."""
 
 
 def load_wording(path: str | Path) -> Wording:
@@ -133,14 +132,27 @@ def describe_findings(findings: ExpertFindings) -> str:
     verdict = "above" if findings.is_anomalous else "below"
     text = f"score {findings.score:.1f}, {verdict} the limit {findings.threshold:.1f}. "
     text += f"Hottest {PLACES[findings.cell]}, then {PLACES[next(c for c in order if c != findings.cell)]}."
-    if findings.box is None:
-        return text
-    return f"{text} Hot spot {size_word(findings.extent)}, {shape_word(findings.elongation)}, {tone_words(findings.tone)}."
+    if findings.box is not None:
+        text += f" Hot spot {size_word(findings.extent)}, {shape_word(findings.elongation)}, {tone_words(findings.tone)}."
+    return f"{text} {kind_words(findings.kinds, certain=findings.is_anomalous)}" if findings.kinds else text
+
+
+def kind_words(kinds: Sequence[KindGuess], *, certain: bool = True) -> str:
+    """Words for the kinds a hot spot looks like: ``Perhaps crack, else scratch or pit.``
+
+    Args:
+        kinds: the guesses, best first.
+        certain: whether the expert calls the part anomalous; if not, the kinds are told under an "if".
+    """
+    sure = "Clearly" if kinds[0].probability >= SURE else "Perhaps"
+    others = " or ".join(kind.title for kind in kinds[1:])
+    told = f"{sure} {kinds[0].title}{', else ' if others else ''}{others}."
+    return told if certain else f"If it is a defect: {told[:1].lower()}{told[1:]}"
 
 
 def size_word(extent: float) -> str:
     """Word for a region's share of the image."""
-    return next(word for word, limit in SIZES if extent < limit)
+    return "tiny" if extent < 0.005 else "small" if extent < 0.03 else "medium" if extent < 0.12 else "large"
 
 
 def shape_word(elongation: float) -> str:

@@ -75,6 +75,17 @@ class KnowledgeEntry(Record):
         return parts[1] if len(parts) > 2 else parts[0]
 
 
+class KindGuess(Record):
+    """A kind of defect that the hot spot looks like; see `dcr2ad.kinds`."""
+
+    key: str
+    """Knowledge entry."""
+    title: str
+    """Its title."""
+    probability: Probability
+    """Among the kinds the reader knows."""
+
+
 class ExpertFindings(Record):
     """What the one-shot visual expert sees: never the model's own statement, always labelled as the expert's."""
 
@@ -96,6 +107,8 @@ class ExpertFindings(Record):
     """The hot region beside the reference at its matched places."""
     box: tuple[float, float, float, float] | None = None
     """Hot region's bounding box, x1 y1 x2 y2 as shares of width and height; None when nothing is hot."""
+    kinds: tuple[KindGuess, ...] = ()
+    """Kinds of defect the hottest spot looks like, were it one, best first; empty where no gallery is at hand."""
 
     @property
     def is_anomalous(self) -> bool:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from dcr2ad.cli.options import Base, Datasets, Fresh, Out, RecipeFile, Seed, app, data_app
+from dcr2ad.cli.options import Base, Datasets, Fresh, Kinds, Out, RecipeFile, Seed, app, data_app
 
 
 @app.command()
@@ -24,13 +24,27 @@ def draw(
 
 
 @app.command()
+def kinds(
+    data: Annotated[Path, typer.Argument(help="Folder of labelled photographs.")],
+    out: Out = Path("runs/kinds"),
+    split: Annotated[str, typer.Option(help="Split of the data; empty for all.")] = "train",
+    dataset: Datasets = None,
+    knowledge: Base = None,
+) -> None:
+    """Fit a reader that tells which kinds of defect a hot spot looks like (kinds.npz)."""
+    from dcr2ad.commands.data import run_kinds
+
+    run_kinds(data, out, split=split, datasets=dataset or [], knowledge=knowledge)
+
+
+@app.command()
 def instruct(
     data: Annotated[Path, typer.Argument(help="Folder of labelled photographs.")],
     out: Out = Path("runs/instruct"),
     dataset: Datasets = None,
+    kinds: Kinds = None,
     recipe: RecipeFile = None,
     knowledge: Base = None,
-    teacher: Annotated[str | None, typer.Option(help="builtin, or openai:MODEL@URL; default: the recipe's.")] = None,
     seed: Seed = 0,
     fresh: Fresh = False,
     forbid: Annotated[
@@ -52,7 +66,7 @@ def instruct(
         seed=seed,
         fresh=fresh,
         forbid=forbid or [],
-        teacher=teacher,
+        kinds=kinds,
     )
 
 

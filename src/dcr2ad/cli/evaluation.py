@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from dcr2ad.cli.options import Base, Datasets, Fresh, Model, Out, Seed, app, bench_app
+from dcr2ad.cli.options import Base, Datasets, Fresh, Kinds, Model, Out, Seed, app, bench_app
 
 
 @bench_app.command("build")
@@ -18,6 +18,7 @@ def bench_build(
     max_images: Annotated[int | None, typer.Option(help="Images at most.")] = None,
     dataset: Datasets = None,
     expert: Annotated[bool, typer.Option("--expert/--no-expert", help="Store the visual expert's findings.")] = True,
+    kinds: Kinds = None,
     knowledge: Base = None,
     seed: Seed = 0,
     fresh: Fresh = False,
@@ -35,6 +36,7 @@ def bench_build(
         knowledge=knowledge,
         seed=seed,
         fresh=fresh,
+        kinds=kinds,
     )
 
 

@@ -30,6 +30,9 @@ Model = Annotated[
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder to write to; a stopped run continues there.")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Throw away earlier work in the folder.")]
 Base = Annotated[Path | None, typer.Option("--knowledge", help="entries.jsonl of a built base; default: built in.")]
+Kinds = Annotated[
+    Path | None, typer.Option(help="Gallery of `dcr2ad kinds`, or a model's folder that has one: kinds told in the findings.")
+]
 Datasets = Annotated[list[str] | None, typer.Option(help="Only this data set; may be repeated.")]
 Seed = Annotated[int, typer.Option(help="Seed of everything drawn by lot.")]
 RecipeFile = Annotated[Path | None, typer.Option("--recipe", help="Recipe with the stage's settings.")]

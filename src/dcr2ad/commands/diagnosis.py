@@ -49,10 +49,12 @@ def run_diagnose(
     mode = route_mode(routing)
     _check_compare(image, question, base, compare=compare, right=right)
     check_question(question, options)
-    opened = open_model(model, precision="auto")
+    opened = open_model(model)
     from dcr2ad.expert import Expert
+    from dcr2ad.kinds import gallery_beside
 
-    diagnoser = Diagnoser(opened, base, Expert() if expert else None, context, routing=mode, orders=orders)
+    gallery = gallery_beside(model)
+    diagnoser = Diagnoser(opened, base, Expert(gallery=gallery) if expert else None, context, routing=mode, orders=orders)
     if compare:
         with console.progress("contexts") as update:
             found = compare_contexts(diagnoser, image, references, object_name=object_name, right=right, progress=update)

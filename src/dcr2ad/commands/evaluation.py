@@ -26,11 +26,13 @@ def run_bench(
     knowledge: Path | None,
     seed: int,
     fresh: bool,
+    kinds: Path | None = None,
 ) -> None:
     """Verb `bench build`."""
     must_exist(data)
     from dcr2ad.expert import Expert
     from dcr2ad.stages.bench import build_bench
+    from dcr2ad.stages.kinds import expert_with_kinds
 
     with console.progress("benchmark") as update:
         made = build_bench(
@@ -41,7 +43,7 @@ def run_bench(
             max_images=max_images,
             datasets=datasets,
             seed=seed,
-            expert=Expert() if expert else None,
+            expert=expert_with_kinds(kinds, Expert()) if expert else None,
             progress=update,
             fresh=fresh,
         )

@@ -23,10 +23,13 @@ def run_sft(
     rows = [row for file in questions for row in read_records(file, Question)]
     settings, base = read_recipe(recipe).sft, load_knowledge(knowledge)
     from dcr2ad.models.hf import HFModel
+    from dcr2ad.stages.kinds import pass_on
     from dcr2ad.training.sft import train_sft
 
     with console.progress("sft") as update:
         done = train_sft(HFModel.open(model).vlm, rows, base, settings, out, base_spec=model, seed=seed, progress=update)
+    for file in questions:
+        pass_on(file.parent, out / "model")
     print_counts("sft", done, out / "model")
 
 
@@ -44,16 +47,13 @@ def run_mine(questions: Path, out: Path, *, model: str, recipe: Path | None, kno
     console.out.print(console.table("kept, by sub-task", ("sub-task", "above chance", "below chance"), sides))
     most, bins = max(done["histogram"]), len(done["histogram"])
     bars = [
-        (f"{number / bins:.2f} to {(number + 1) / bins:.2f}", count, ("█" * round(40 * count / max(1, most))).ljust(40))
+        (f"{number / bins:.2f} to {(number + 1) / bins:.2f}", count, "█" * round(40 * count / max(1, most)))
         for number, count in enumerate(done["histogram"])
     ]
     console.out.print(console.table("probability of the right option", ("from", "questions", ""), bars))
     console.err.print(f"picture: {out / 'histogram.png'}", markup=False)
     if not done["enough"]:
-        console.err.print(
-            f"only {done['in_band']} questions lie in the band; {done['wanted']} were wanted, and it is not widened",
-            markup=False,
-        )
+        console.err.print(f"only {done['in_band']} questions lie in the band; {done['wanted']} were wanted", markup=False)
 
 
 def run_synthesize(
@@ -111,10 +111,12 @@ def run_krdpo(pairs: Path, out: Path, *, model: str, recipe: Path | None, knowle
     rows = list(read_records(pairs, PreferencePair))
     settings, base = read_recipe(recipe).krdpo, load_knowledge(knowledge)
     from dcr2ad.models.hf import HFModel
+    from dcr2ad.stages.kinds import pass_on
     from dcr2ad.training.krdpo import train_krdpo
 
     with console.progress("krdpo") as update:
         done = train_krdpo(HFModel.open_base(model).vlm, rows, base, settings, out, base_spec=model, seed=seed, progress=update)
+    pass_on(Path(model), out / "model")
     print_counts("krdpo", done, out / "model")
 
 
@@ -136,9 +138,11 @@ def run_all(recipe: Path, data: Path, out: Path | None, *, datasets: Sequence[st
 def run_pack(model: Path, out: Path, *, rank: int | None, energy: float, licence: str, reports: Sequence[Path]) -> None:
     """Verb `pack`."""
     found = {folder.name: read_report(folder) for folder in reports}
+    from dcr2ad.stages.kinds import pass_on
     from dcr2ad.training.packing import Packing, pack_adapter
 
     made = pack_adapter(model, out, Packing(rank=rank, energy=energy, licence=licence, reports=found))
+    pass_on(model, out)
     size = sum(path.stat().st_size for path in out.iterdir()) / 2**20
     print_counts("pack", {"megabytes": round(size, 1), "training images": len(made.train_images), **made.extracted}, out)
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
@@ -23,7 +23,7 @@ from dcr2ad.models.adapters import MARKER, adapter_of, merge_for_inference, read
 from dcr2ad.models.base import ModelInfo
 from dcr2ad.models.prefix import PrefixRunner
 from dcr2ad.models.shipped import adapter_folder, is_nano
-from dcr2ad.models.vlm import TokenizedPrompt, VisionLanguageModel, cpu_has_bfloat16
+from dcr2ad.models.vlm import TokenizedPrompt, VisionLanguageModel
 from dcr2ad.types import Completion, OptionScores, Prompt, Sampling
 
 
@@ -43,10 +43,8 @@ class HFModel:
         self.runner = PrefixRunner(vlm)
 
     @classmethod
-    def open(cls, spec: str, *, precision: Literal["fp32", "auto"] = "fp32") -> HFModel:
+    def open(cls, spec: str) -> HFModel:
         """Open ``nano``, ``nano:NAME``, ``hf:PATH`` or a folder that a training stage wrote.
-
-        Adapters are merged in the type the weights were loaded in; `precision` is that of `dcr2ad.models.base.open_model`.
 
         Raises:
             ModelError: it cannot be built or loaded.
@@ -55,8 +53,6 @@ class HFModel:
         vlm = VisionLanguageModel.load(folder)
         for adapter in adapters:
             vlm.model = merge_for_inference(vlm.model, adapter)
-        if precision == "auto" and vlm.device.type == "cpu" and cpu_has_bfloat16():
-            vlm.model.to(torch.bfloat16)
         return cls(vlm, name=spec, digest=digest)
 
     @classmethod

@@ -11,6 +11,7 @@ from pathlib import Path
 from dcr2ad.datasets.drawn import draw_part
 from dcr2ad.datasets.folder import object_words
 from dcr2ad.expert import Expert
+from dcr2ad.kinds import gallery_beside
 from dcr2ad.knowledge.base import KnowledgeBase
 from dcr2ad.models.base import open_model
 from dcr2ad.stages.diagnose import Diagnoser, diagnose
@@ -37,7 +38,7 @@ def diagnose_examples(
     Raises:
         ModelError: the model cannot be built or loaded.
     """
-    diagnoser = Diagnoser(open_model(model, precision="auto"), knowledge_base, Expert())
+    diagnoser = Diagnoser(open_model(model), knowledge_base, Expert(gallery=gallery_beside(model)))
     made = []
     for number, (kind, defect) in enumerate(EXAMPLES, 1):
         reference = _draw(out / "parts" / f"{kind}_reference.png", kind, None, _SEED)

@@ -20,6 +20,7 @@ from dcr2ad.knowledge.base import KnowledgeBase
 from dcr2ad.models.hf import HFModel
 from dcr2ad.stages.evaluate import evaluate
 from dcr2ad.stages.instruct import build_benchmark, build_instructions
+from dcr2ad.stages.kinds import expert_with_kinds, fit_kinds, pass_on
 from dcr2ad.stages.knowledge import build_knowledge_base
 from dcr2ad.stages.mine import mine_boundary
 from dcr2ad.stages.synthesize import synthesize_pairs
@@ -60,6 +61,13 @@ def run_recipe(
     write_text(out / "recipe.json", recipe.model_dump_json(indent=2) + "\n")
     knowledge = _knowledge(recipe, out, say)
     expert = Expert() if recipe.instruct.expert or any(p.expert for p in recipe.evaluate.protocols) else None
+    if recipe.instruct.kinds and expert is not None:
+        with bar("kinds") as update:
+            seen = fit_kinds(
+                data, out / "kinds", knowledge, expert, split=recipe.instruct.split, datasets=datasets, progress=update
+            )
+        expert_with_kinds(out / "kinds", expert)
+        say(f"kinds: {seen.defects} defects, first guess right on held-out groups: {seen.right}")
     with bar("instruct") as update:
         made = build_instructions(
             data,
@@ -130,6 +138,7 @@ def _train(recipe: Recipe, out: Path, knowledge: KnowledgeBase, bar: ProgressBar
         done = train_sft(
             model.vlm, questions, knowledge, recipe.sft, out / "sft", base_spec=recipe.model, seed=recipe.seed, progress=update
         )
+    pass_on(out / "kinds", out / "sft/model")
     say(f"sft: {_losses(done)}")
     with _opened(str(out / "sft/model")) as model:
         with bar("mine") as update:
@@ -169,6 +178,7 @@ def _train(recipe: Recipe, out: Path, knowledge: KnowledgeBase, bar: ProgressBar
             seed=recipe.seed,
             progress=update,
         )
+    pass_on(out / "kinds", out / "krdpo/model")
     say(f"krdpo: {_losses(tuned)}")
 
 

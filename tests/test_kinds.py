@@ -1,0 +1,112 @@
+"""The reader of kinds: closed form, held-out guesses, files, and the way from drawn defects to words in a prompt."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from dcr2ad.artifacts import read_records
+from dcr2ad.cli import app
+from dcr2ad.datasets.drawn import write_drawn
+from dcr2ad.errors import InputError, ModelError
+from dcr2ad.kinds import RIDGE, TOLD, fit_gallery, gallery_beside, load_gallery
+from dcr2ad.prompts import build_prompt, kind_words
+from dcr2ad.types import KindGuess, Question, TextPart
+
+KEYS = ["a"] * 6 + ["b"] * 6 + ["c"] * 6
+TITLES = [f"Kind {key}" for key in KEYS]
+GROUPS = [str(number // 2) for number in range(18)]
+
+
+def _features(seed: int = 0) -> np.ndarray:
+    random = np.random.default_rng(seed)
+    centres = 3 * np.eye(3, 8)[["abc".index(key) for key in KEYS]]
+    return (centres + 0.3 * random.standard_normal((18, 8))).astype(np.float32)
+
+
+def test_ridge_equals_its_primal_normal_equations() -> None:
+    data = _features()
+    gallery, _ = fit_gallery(data, KEYS, TITLES, GROUPS)
+    rows = data - data.mean(0)  # the three kinds are equally frequent: every item weighs 1 / 6
+    target = np.eye(3)[["abc".index(key) for key in KEYS]] - 1 / 3
+    weight = 1 / 6
+    penalty = RIDGE * np.trace(rows @ rows.T) * weight / 18
+    primal = np.linalg.solve(weight * rows.T @ rows + penalty * np.eye(8), weight * rows.T @ target)
+    assert np.allclose(gallery.weights, primal, atol=1e-4)
+
+
+def test_kinds_that_differ_are_told_apart_and_probabilities_are_ordered() -> None:
+    data = _features()
+    gallery, held_out = fit_gallery(data, KEYS, TITLES, GROUPS)
+    assert [told[0].key for told in held_out] == KEYS
+    told = gallery.guess(_features(seed=1)[0])
+    assert told[0].title == "Kind a"
+    assert len(told) == TOLD
+    assert [guess.probability for guess in told] == sorted((guess.probability for guess in told), reverse=True)
+
+
+def test_a_guess_never_rests_on_its_own_group() -> None:
+    data = _features()
+    keys = list(KEYS)
+    keys[0] = keys[1] = "b"  # one group labelled against its looks: only a reader that saw it could say b
+    _, held_out = fit_gallery(data, keys, [f"Kind {key}" for key in keys], GROUPS)
+    assert held_out[0][0].key == held_out[1][0].key == "a"
+
+
+def test_rare_kinds_are_left_out_and_too_few_refused() -> None:
+    keys = [*KEYS[:-2], "d", "d"]
+    gallery, held_out = fit_gallery(_features(), keys, [f"Kind {key}" for key in keys], GROUPS)
+    assert gallery.keys == ("a", "b", "c")
+    assert held_out[-1] == ()
+    with pytest.raises(InputError, match="cannot be told apart"):
+        fit_gallery(_features()[:4], ["a", "a", "a", "b"], TITLES[:4], GROUPS[:4])
+
+
+def test_a_gallery_survives_its_file(tmp_path: Path) -> None:
+    gallery, _ = fit_gallery(_features(), KEYS, TITLES, GROUPS)
+    gallery.save(tmp_path / "kinds.npz")
+    again = gallery_beside(str(tmp_path))
+    assert again is not None
+    assert again.digest == load_gallery(tmp_path / "kinds.npz").digest
+    for item in _features(seed=2):
+        assert [guess.key for guess in again.guess(item)] == [guess.key for guess in gallery.guess(item)]
+    assert gallery_beside("nano") is None
+    (tmp_path / "kinds.npz").write_bytes(b"no gallery")
+    with pytest.raises(ModelError, match=r"is no gallery"):
+        load_gallery(tmp_path / "kinds.npz")
+
+
+def test_words_say_how_sure() -> None:
+    def told(*shares: float) -> tuple[KindGuess, ...]:
+        return tuple(KindGuess(key=name, title=name, probability=p) for name, p in zip("xyz", shares, strict=False))
+
+    assert kind_words(told(0.8, 0.15, 0.05)) == "Clearly x, else y or z."
+    assert kind_words(told(0.5, 0.3, 0.2)) == "Perhaps x, else y or z."
+    assert kind_words(told(0.9)) == "Clearly x."
+    assert kind_words(told(0.9), certain=False) == "If it is a defect: clearly x."
+
+
+def test_from_drawn_defects_to_words_in_a_prompt(tmp_path: Path, nano_folder: Path) -> None:
+    del nano_folder  # built before the command asks for it
+    write_drawn(tmp_path / "drawn", 3, seed=0, size=224)
+    run = CliRunner()
+    fitted = run.invoke(app, ["kinds", str(tmp_path / "drawn"), "-o", str(tmp_path / "kinds"), "--split", ""])
+    assert fitted.exit_code == 0, fitted.output
+    built = run.invoke(
+        app,
+        [
+            *("bench", "build", str(tmp_path / "drawn"), "-o", str(tmp_path / "bench"), "--split", ""),
+            *("--max-images", "12", "--kinds", str(tmp_path / "kinds")),
+        ],
+    )
+    assert built.exit_code == 0, built.output
+    questions = list(read_records(tmp_path / "bench" / "questions.jsonl", Question))
+    told = [question for question in questions if question.sample.expert and question.sample.expert.kinds]
+    assert told
+    found = told[0].sample.expert
+    assert found is not None
+    texts = [part.text for part in build_prompt(told[0]).parts if isinstance(part, TextPart)]
+    assert any(kind_words(found.kinds, certain=found.is_anomalous) in text for text in texts)
