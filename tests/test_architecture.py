@@ -26,6 +26,7 @@ LAYERS: dict[str, int] = {
     "geometry": 2,
     "images": 1,
     "metrics": 1,
+    "mmad_scorer": 1,
     "parsing": 1,
     "places": 1,
     "datasets": 2,

@@ -6,9 +6,11 @@ and count as wrong. Knows nothing about files, models or drawing.
 
 from __future__ import annotations
 
+import math
 import warnings
-from collections import Counter
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from fractions import Fraction
 
 import numpy as np
 
@@ -62,9 +64,44 @@ def intervals(predictions: Sequence[Prediction], *, seed: int = 0) -> dict[Subta
     """
     if not predictions:
         return {}
+    return _spans(_estimates(predictions, None), _estimates(predictions, _draws(predictions, seed)), predictions)
+
+
+def paired_differences(
+    first: Sequence[Prediction], second: Sequence[Prediction], *, seed: int = 0
+) -> dict[Subtask | None, Interval]:
+    """Second minus first, a sub-task and on average (under None), in per cent; both are resampled by the same images.
+
+    Args:
+        first: predictions.
+        second: predictions of the same questions in the same order.
+        seed: seed of the bootstrap.
+    """
+    drawn = _draws(first, seed)
+    sets = [(_estimates(rows, None), _estimates(rows, drawn)) for rows in (first, second)]
+    points = {subtask: sets[1][0][subtask] - sets[0][0][subtask] for subtask in sets[0][0]}
+    draws = {subtask: sets[1][1][subtask] - sets[0][1][subtask] for subtask in sets[0][1]}
+    return _spans(points, draws, first)
+
+
+def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> tuple[int, int, float]:
+    """Pairs only the first has right, pairs only the second has, and the exact two-sided p-value (binomial, 1/2)."""
+    only_first = sum(a and not b for a, b in zip(first, second, strict=True))
+    only_second = sum(b and not a for a, b in zip(first, second, strict=True))
+    n = only_first + only_second
+    tail = sum(math.comb(n, i) for i in range(min(only_first, only_second) + 1))
+    return only_first, only_second, min(1.0, float(Fraction(2 * tail, 2**n)))
+
+
+def _draws(predictions: Sequence[Prediction], seed: int) -> np.ndarray:
     clusters = len({p.image for p in predictions})
-    drawn = np.random.default_rng(seed).multinomial(clusters, np.full(clusters, 1 / clusters), size=RESAMPLES)
-    points, draws = _estimates(predictions, None), _estimates(predictions, drawn)
+    return np.random.default_rng(seed).multinomial(clusters, np.full(clusters, 1 / clusters), size=RESAMPLES)
+
+
+def _spans(
+    points: dict[Subtask, np.ndarray], draws: dict[Subtask, np.ndarray], predictions: Sequence[Prediction]
+) -> dict[Subtask | None, Interval]:
+    """Points with the percentile intervals of their draws, and the mean over sub-tasks under None."""
     rows: dict[Subtask | None, tuple[np.ndarray, np.ndarray]] = {s: (points[s], draws[s]) for s in points}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
@@ -80,11 +117,18 @@ def intervals(predictions: Sequence[Prediction], *, seed: int = 0) -> dict[Subta
 
 def object_table(predictions: Sequence[Prediction]) -> dict[str, dict[str, float]]:
     """Accuracy in per cent for each object (``dataset/object``) and sub-task."""
-    table: dict[str, dict[str, float]] = {}
-    for name in sorted({f"{p.dataset}/{p.object}" for p in predictions}):
-        rows = [p for p in predictions if f"{p.dataset}/{p.object}" == name]
-        table[name] = {subtask.value: value for subtask in Subtask if (value := subtask_accuracy(rows, subtask)) is not None}
-    return table
+    return group_table(predictions, lambda p: f"{p.dataset}/{p.object}")
+
+
+def group_table(predictions: Sequence[Prediction], key: Callable[[Prediction], str]) -> dict[str, dict[str, float]]:
+    """Accuracy in per cent for each group of predictions and each sub-task it has, groups in order of name."""
+    groups: dict[str, list[Prediction]] = defaultdict(list)
+    for prediction in predictions:
+        groups[key(prediction)].append(prediction)
+    return {
+        name: {subtask.value: float(found[0]) for subtask, found in _estimates(groups[name], None).items()}
+        for name in sorted(groups)
+    }
 
 
 def routing_accuracy(predictions: Sequence[Prediction]) -> dict[str, float]:

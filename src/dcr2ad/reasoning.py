@@ -28,6 +28,8 @@ WHY_TOKENS = 32
 """Limit of the sentence on why the entry applies; worked responses have 14 words at most."""
 REASONING_TOKENS = 96
 """Limit of the reasoning; worked responses have 45 words at most."""
+TEMPERATURE = 0.7
+"""Of sampled responses."""
 FREE_TOKENS = 192
 """Limit of a response written freely."""
 
@@ -54,16 +56,43 @@ def write_responses(model: ChatModel, prompts: Sequence[Prompt], options: Sequen
     Raises:
         ImageError: an image cannot be used (in-process models).
     """
-    if model.info.backend == "transformers":
-        return _held_to_form(model, prompts, options)
-    return [_free(model, prompt, listed) for prompt, listed in zip(prompts, options, strict=True)]
+    return [listed[0] for listed in _write(model, prompts, options, 1, 0.0, 0)]
 
 
-def _held_to_form(model: ChatModel, prompts: Sequence[Prompt], options: Sequence[Sequence[str]]) -> list[Written]:
+def sample_responses(
+    model: ChatModel,
+    prompts: Sequence[Prompt],
+    options: Sequence[Sequence[str]],
+    k: int,
+    *,
+    temperature: float = TEMPERATURE,
+    seed: int = 0,
+) -> list[list[Written]]:
+    """As `write_responses`, k sampled responses a prompt: what ``reason@k`` takes the mean over.
+
+    In process a response depends on seed and prompt alone, not on what is asked beside it.
+    """
+    return _write(model, prompts, options, k, temperature, seed)
+
+
+def _write(
+    model: ChatModel, prompts: Sequence[Prompt], options: Sequence[Sequence[str]], k: int, temperature: float, seed: int
+) -> list[list[Written]]:
+    if model.info.backend != "transformers":
+        return _free(model, prompts, options, Sampling(max_new_tokens=FREE_TOKENS, n=k, temperature=temperature, seed=seed))
+    many = [prompt for prompt in prompts for _ in range(k)]
+    listed = [texts for texts in options for _ in range(k)]
+    written = _held_to_form(model, many, listed, Sampling(temperature=temperature, seed=seed))
+    return [written[start : start + k] for start in range(0, len(written), k)]
+
+
+def _held_to_form(
+    model: ChatModel, prompts: Sequence[Prompt], options: Sequence[Sequence[str]], sampling: Sampling
+) -> list[Written]:
     opened = [_opened(prompt, prompt.opening or KNOWLEDGE_OPENING) for prompt in prompts]
-    why, one = _part(model, opened, KNOWLEDGE_CLOSING, WHY_TOKENS)
+    why, one = _part(model, opened, KNOWLEDGE_CLOSING, sampling.model_copy(update={"max_new_tokens": WHY_TOKENS}))
     opened = [_opened(p, f"{p.opening}{text}{KNOWLEDGE_CLOSING}<think>") for p, text in zip(opened, why, strict=True)]
-    thought, two = _part(model, opened, "</think>", REASONING_TOKENS)
+    thought, two = _part(model, opened, "</think>", sampling.model_copy(update={"max_new_tokens": REASONING_TOKENS}))
     opened = [_opened(p, f"{p.opening}{text}</think>{ANSWER_OPENING}") for p, text in zip(opened, thought, strict=True)]
     found = letter_probabilities(model, opened, [len(listed) for listed in options])
     written = []
@@ -77,10 +106,10 @@ def _held_to_form(model: ChatModel, prompts: Sequence[Prompt], options: Sequence
     return written
 
 
-def _part(model: ChatModel, prompts: Sequence[Prompt], closing: str, limit: int) -> tuple[list[str], list[Completion]]:
+def _part(model: ChatModel, prompts: Sequence[Prompt], closing: str, sampling: Sampling) -> tuple[list[str], list[Completion]]:
     """Text of each up to its closing tag; what is cut at the limit ends at its last whole clause."""
     texts, completions = [], []
-    for found in model.generate(prompts, Sampling(max_new_tokens=limit)):
+    for found in model.generate(prompts, sampling):
         raw = found[0].text
         ended = closing in raw or found[0].status != "length"
         text = raw.split("<")[0].rstrip()
@@ -98,12 +127,20 @@ def _opened(prompt: Prompt, opening: str) -> Prompt:
     return prompt.model_copy(update={"opening": opening})
 
 
-def _free(model: ChatModel, prompt: Prompt, options: Sequence[str]) -> Written:
-    completion = model.generate([prompt], Sampling(max_new_tokens=FREE_TOKENS))[0][0]
+def _free(
+    model: ChatModel, prompts: Sequence[Prompt], options: Sequence[Sequence[str]], sampling: Sampling
+) -> list[list[Written]]:
+    return [
+        [_read_free(model, prompt, listed, completion) for completion in completions]
+        for prompt, listed, completions in zip(prompts, options, model.generate(prompts, sampling), strict=True)
+    ]
+
+
+def _read_free(model: ChatModel, prompt: Prompt, options: Sequence[str], completion: Completion) -> Written:
     text = prompt.opening + completion.text
     read = parse_response(text, options)
     probabilities = None
-    if model.info.can_score and completion.status != "failed" and not isinstance(read, Unparsed):
+    if model.info.can_score and completion.status not in {"failed", "refused"} and not isinstance(read, Unparsed):
         bare = prompt.model_copy(update={"opening": ""})
         probabilities = letter_probabilities(model, [answer_prompt(bare, write_response(read))], [len(options)])[0]
     return Written(text, completion, probabilities)

@@ -466,7 +466,8 @@ class Comparison(Record):
 
 
 Context = Literal["none", "category", "routed", "oracle"]
-Answering = Literal["score", "reason"]
+Answering = Annotated[str, Field(pattern=r"^(score|reason|reason@[1-9][0-9]?)$")]
+"""``score``, ``reason``, or ``reason@k`` with k sampled trajectories, for example ``reason@8``."""
 Scoring = Literal["strict", "mmad-official"]
 
 
@@ -487,6 +488,15 @@ class EvalProtocol(Record):
     """How the answer is taken (METHOD: answering)."""
     scoring: Scoring = "strict"
     """How answers are read and averaged."""
+    prompts: str = ""
+    """Digest of the user's own wording; empty for the project's."""
+    references: Literal["", "random", "similar"] = ""
+    """Which of MMAD's two lists of references is shown; empty for other benchmarks."""
+
+    @property
+    def trajectories(self) -> int:
+        """k of ``reason@k``; 0 for a single greedy answer."""
+        return int(self.answering.partition("@")[2] or 0)
 
 
 class Interval(Record):
@@ -529,6 +539,41 @@ class EvalReport(Record):
     """top1, top3, mrr and n of routing against the right key."""
     calibration_error: float | None = None
     """Expected calibration error of the option probabilities, in per cent."""
+    datasets: dict[str, dict[str, float]] = Field(default_factory=dict)
+    """Accuracy a data set and sub-task."""
+    defects: dict[str, dict[str, float]] = Field(default_factory=dict)
+    """Accuracy a defect (``dataset/object/defect``) and sub-task."""
+    not_answered: dict[str, str] = Field(default_factory=dict)
+    """Question id and why, of every question that was not answered; all of them count as wrong."""
+    benchmark: str = ""
+    """Digest of all questions of the benchmark, whichever shard was asked."""
+    leaks: dict[str, Any] = Field(default_factory=dict)
+    """What the model's recorded training images share with the benchmark; empty where the model records none."""
+
+
+class PairedResult(Record):
+    """Two evaluations paired by question, in per cent; positive is in favour of the second."""
+
+    first: str
+    """Model of the first."""
+    second: str
+    """Model of the second."""
+    differ: tuple[str, ...]
+    """What differs between them."""
+    questions: int
+    """Pairs."""
+    subtasks: dict[str, Interval]
+    """Difference a sub-task, with an interval clustered by image."""
+    average: Interval
+    """Difference of the averages."""
+    only_first: int
+    """Questions that only the first got right."""
+    only_second: int
+    """Questions that only the second got right."""
+    p_value: float
+    """Exact McNemar test over all questions, which takes them as independent; the intervals do not."""
+    detection: dict[str, float]
+    """Differences of Overkill, Miss, Precision, Recall and F1."""
 
 
 class RunManifest(Record):

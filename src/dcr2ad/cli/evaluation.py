@@ -42,17 +42,21 @@ def bench_build(
 
 @app.command()
 def evaluate(
-    questions: Annotated[Path, typer.Argument(help="questions.jsonl of a benchmark.")],
+    questions: Annotated[Path, typer.Argument(help="questions.jsonl of a benchmark, MMAD's mmad.json or metadata.csv.")],
     model: Model = "nano",
     shots: Annotated[int, typer.Option(help="References shown.")] = 1,
-    context: Annotated[str, typer.Option(help="none, category, routed or oracle.")] = "none",
+    context: Annotated[str, typer.Option(help="none, category, routed, hybrid or oracle.")] = "none",
     expert: Annotated[bool, typer.Option("--expert/--no-expert", help="Visual expert's findings in the prompt.")] = True,
-    answering: Annotated[str, typer.Option(help="score or reason.")] = "score",
+    answering: Annotated[str, typer.Option(help="score, reason, or reason@k such as reason@8.")] = "score",
     scoring: Annotated[str, typer.Option(help="strict or mmad-official.")] = "strict",
     what: Annotated[str, typer.Option(help="answers, or routing: does the router find the right knowledge?")] = "answers",
     routing: Annotated[list[str] | None, typer.Option(help="listed, recall or hybrid; for --what routing repeat.")] = None,
     orders: Annotated[int | None, typer.Option(help="Orders of a list to average over; 1, and 4 for routing.")] = None,
     calibrate: Annotated[bool, typer.Option(help="With --what routing: store the fit with the model.")] = False,
+    prompts: Annotated[Path | None, typer.Option(help="Own wording: a TOML file.")] = None,
+    images: Annotated[Path | None, typer.Option(help="MMAD's data root; default: where the file lies.")] = None,
+    templates: Annotated[str, typer.Option(help="MMAD's references: random or similar.")] = "random",
+    shard: Annotated[str, typer.Option(help="Part i/n of the images; join them with dcr2ad merge.")] = "1/1",
     out: Out = Path("runs/evaluate"),
     knowledge: Base = None,
     fresh: Fresh = False,
@@ -78,7 +82,54 @@ def evaluate(
         return
     protocol = {"shots": shots, "context": context, "expert": expert, "answering": answering, "scoring": scoring}
     protocol |= {"routing": modes[0], "orders": orders or 1}
-    run_evaluate(questions, out, model=model, protocol=protocol, knowledge=knowledge, fresh=fresh)
+    run_evaluate(
+        questions,
+        out,
+        model=model,
+        protocol=protocol,
+        prompts=prompts,
+        images=images,
+        templates=templates,
+        shard=shard,
+        knowledge=knowledge,
+        fresh=fresh,
+    )
+
+
+@app.command()
+def merge(
+    shards: Annotated[list[Path], typer.Argument(help="Folders of all shards of one evaluation.")],
+    out: Out = Path("runs/evaluate"),
+) -> None:
+    """Join the shards of an evaluation; the result is that of one process."""
+    from dcr2ad.commands.evaluation import run_merge
+
+    run_merge(shards, out)
+
+
+@app.command()
+def score(
+    answers: Annotated[Path, typer.Argument(help="Answer file in MMAD's format.")],
+    scoring: Annotated[str, typer.Option(help="strict, or mmad-official with its faults.")] = "strict",
+    out: Out = Path("runs/score"),
+) -> None:
+    """Score an answer file: accuracy.csv in MMAD's columns, tables by object and defect, what was not answered."""
+    from dcr2ad.commands.evaluation import run_score
+
+    run_score(answers, out, scoring)
+
+
+@app.command()
+def compare(
+    first: Annotated[Path, typer.Argument(help="Folder of an evaluation.")],
+    second: Annotated[Path, typer.Argument(help="Folder of another of the same benchmark.")],
+    differ: Annotated[list[str] | None, typer.Option(help="What is meant to differ, such as context; may be repeated.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="JSON file to write.")] = None,
+) -> None:
+    """Pair two evaluations by question: differences with intervals clustered by image, and McNemar's test."""
+    from dcr2ad.commands.evaluation import run_compare
+
+    run_compare(first, second, differ or [], out)
 
 
 @app.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,12 @@ from typing import Any
 from pydantic import ValidationError
 
 from dcr2ad import console
-from dcr2ad.artifacts import read_records
-from dcr2ad.commands.common import load_knowledge, must_exist, print_counts
+from dcr2ad.artifacts import digest_file, read_records, write_text
+from dcr2ad.commands.common import load_knowledge, must_exist, print_counts, say
+from dcr2ad.datasets.mmad import is_mmad, read_mmad
 from dcr2ad.errors import InputError
+from dcr2ad.knowledge.base import KnowledgeBase
+from dcr2ad.prompts import DEFAULT_WORDING, load_wording
 from dcr2ad.types import EvalProtocol, EvalReport, Question
 
 
@@ -51,23 +55,141 @@ def run_bench(
 
 
 def run_evaluate(
-    questions: Path, out: Path, *, model: str, protocol: dict[str, Any], knowledge: Path | None, fresh: bool
+    questions: Path,
+    out: Path,
+    *,
+    model: str,
+    protocol: dict[str, Any],
+    prompts: Path | None,
+    images: Path | None,
+    templates: str,
+    shard: str,
+    knowledge: Path | None,
+    fresh: bool,
 ) -> None:
     """Verb `evaluate`."""
+    base = load_knowledge(knowledge)
+    wording = DEFAULT_WORDING if prompts is None else load_wording(prompts)
+    if prompts is not None:
+        protocol = {**protocol, "prompts": digest_file(prompts)[:12]}
+    if is_mmad(questions):
+        protocol = {**protocol, "references": templates}
+    asked = _protocol(protocol)
+    part = _shard(shard)
+    rows = _questions(questions, images, base, templates)
+    from dcr2ad.expert import Expert
+    from dcr2ad.models.base import open_model
+    from dcr2ad.stages.evaluate import evaluate
+    from dcr2ad.stages.overlap import training_overlap
+
+    opened = open_model(model)
+    leaks = training_overlap(model, rows)
+    _print_leaks(leaks)
+    expert = Expert() if asked.expert and any(q.sample.expert is None and q.sample.references for q in rows) else None
+    with console.progress("evaluate") as update:
+        report = evaluate(
+            opened,
+            rows,
+            base,
+            asked,
+            out,
+            wording=wording,
+            expert=expert,
+            shard=part,
+            leaks=leaks,
+            fresh=fresh,
+            progress=update,
+        )
+    _print_result({model: report}, out)
+
+
+def run_merge(folders: Sequence[Path], out: Path) -> None:
+    """Verb `merge`."""
+    from dcr2ad.stages.evaluate import merge
+
+    report = merge(folders, out)
+    _print_result({report.model["name"]: report}, out)
+
+
+def run_score(answers: Path, out: Path, scoring: str) -> None:
+    """Verb `score`."""
+    from dcr2ad.stages.score import score_answers
+
+    if scoring not in {"strict", "mmad-official"}:
+        raise InputError(f"--scoring {scoring!r} is not known", "Use strict or mmad-official")
+    table, report = score_answers(answers, out, "strict" if scoring == "strict" else "mmad-official")
+    columns = list(dict.fromkeys(name for row in table.values() for name in row))
+    rows = [(name, *(_figure(row.get(column)) for column in columns)) for name, row in table.items()]
+    console.out.print(console.table(f"accuracy in %, scoring {scoring}", ("", *columns), rows))
+    lost = report.questions - report.answered
+    say(f"{report.questions} answers, {lost} could not be read and count as wrong in strict scoring")
+    say(f"written: {out / 'accuracy.csv'}, objects.csv, defects.csv, not_answered.csv, report.json")
+
+
+def run_compare(first: Path, second: Path, differ: Sequence[str], out: Path | None) -> None:
+    """Verb `compare`."""
+    from dcr2ad.stages.paired import compare
+
+    found = compare(first, second, differ=differ)
+    spans = {**found.subtasks, "Average": found.average}
+    rows = [(name, f"{s.value:+.1f}", f"{s.low:+.1f} to {s.high:+.1f}", str(s.n)) for name, s in spans.items()]
+    rows += [(name, f"{value:+.1f}", "", "") for name, value in found.detection.items()]
+    title = f"{second} minus {first}, points; differ: {', '.join(found.differ) or 'nothing'}"
+    console.out.print(console.table(title, ("", "difference", "95 % interval", "questions"), rows))
+    counts = f"only {first} right {found.only_first}, only {second} right {found.only_second}"
+    say(f"{found.questions} questions; {counts}; McNemar p = {found.p_value:.3g}")
+    if out is not None:
+        write_text(out, found.model_dump_json(indent=2) + "\n")
+        say(f"written: {out}")
+
+
+def _protocol(given: dict[str, Any]) -> EvalProtocol:
+    if given["context"] == "hybrid":
+        given = {**given, "context": "routed", "routing": "hybrid"}
     try:
-        asked = EvalProtocol.model_validate(protocol)
+        return EvalProtocol.model_validate(given)
     except ValidationError as error:
         first = error.errors()[0]
         raise InputError(f"--{first['loc'][0]}: {first['msg']}", "See dcr2ad evaluate --help") from None
-    rows = list(read_records(questions, Question))
-    from dcr2ad.models.base import open_model
-    from dcr2ad.stages.evaluate import evaluate
 
-    opened, base = open_model(model), load_knowledge(knowledge)
-    with console.progress("evaluate") as update:
-        report = evaluate(opened, rows, base, asked, out, fresh=fresh, progress=update)
-    print_reports({model: report})
-    console.err.print(f"predictions in {out / 'predictions.jsonl'}", markup=False)
+
+def _shard(text: str) -> tuple[int, int]:
+    number, _, count = text.partition("/")
+    if not (number.isdigit() and count.isdigit() and 1 <= int(number) <= int(count)):
+        raise InputError(f"--shard {text!r} is no part of a whole", "Write i/n, for example 1/4")
+    return int(number), int(count)
+
+
+def _questions(path: Path, images: Path | None, base: KnowledgeBase, templates: str) -> list[Question]:
+    """Questions of one of our files, or of MMAD's; what is wrong with a copy of MMAD is said, by kind."""
+    if templates not in {"random", "similar"}:
+        raise InputError(f"--templates {templates!r} is not known", "Use random or similar")
+    if not is_mmad(path):
+        return list(read_records(path, Question))
+    reading = read_mmad(path, images, knowledge_base=base, templates="random" if templates == "random" else "similar")
+    for why, count in Counter(fault.why.split(":")[0] for fault in reading.faults).items():
+        first = next(fault.path for fault in reading.faults if fault.why.startswith(why))
+        say(f"{path.name}: {why} ({count}, the first is {first})")
+    return list(reading.questions)
+
+
+def _print_leaks(leaks: dict[str, Any]) -> None:
+    if not leaks["recorded"]:
+        say("leak guard: the model records no training images, so nothing can be said")
+    elif leaks["overlap"]:
+        say(f"leak guard: {leaks['overlap']} of {leaks['looked_at']} images were trained on; the first: {leaks['matches'][0]}")
+    else:
+        say(f"leak guard: none of {leaks['looked_at']} images is among the {leaks['recorded']} trained on")
+
+
+def _print_result(reports: Mapping[str, EvalReport], out: Path) -> None:
+    print_reports(reports)
+    for report in reports.values():
+        bad = {name: count for name, count in report.status_counts.items() if name != "answered"}
+        if bad:
+            shown = ", ".join(f"{count} {name}" for name, count in bad.items())
+            say(f"{shown}: they count as wrong; report.json lists them under not_answered")
+    say(f"predictions in {out / 'predictions.jsonl'}")
 
 
 def print_reports(reports: Mapping[str, EvalReport]) -> None:

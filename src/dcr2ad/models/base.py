@@ -32,6 +32,8 @@ class ModelInfo(Record):
     """Whether `score` gives log-probabilities."""
     routing: dict[RouteMode, RoutingCalibration] = Field(default_factory=dict)
     """Fitted temperature and threshold of each route mode, as stored with the model."""
+    pixels: str = ""
+    """How large images reach the model; empty where it is not known."""
 
 
 class ChatModel(Protocol):

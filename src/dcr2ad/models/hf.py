@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property
 from itertools import groupby
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from dcr2ad.artifacts import digest_file
 from dcr2ad.errors import Dcr2adError
@@ -66,27 +65,34 @@ class HFModel:
         """What the model is."""
         folder = trained_folder(self._name)
         routing = read_trained(folder).routing if folder else {}
-        return ModelInfo(name=self._name, digest=self._digest, backend="transformers", can_score=True, routing=routing)
+        return ModelInfo(
+            name=self._name,
+            digest=self._digest,
+            backend="transformers",
+            can_score=True,
+            routing=routing,
+            pixels=self.vlm.pixel_limits,
+        )
 
     def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[Completion]]:
         """See `ChatModel.generate`; a prompt with an unusable image is a ``failed`` completion."""
         results: list[list[Completion]] = [[] for _ in prompts]
-        for indices, tokenized in self._groups(prompts, results):
-            generator = torch.Generator().manual_seed(sampling.seed)
-            repeated = [t for t in tokenized for _ in range(sampling.n)]
-            written = self.runner.generate(
-                repeated,
-                max_new_tokens=sampling.max_new_tokens,
-                end_ids=self.vlm.end_ids,
-                temperature=sampling.temperature,
-                generator=generator,
-            )
-            for place, (tokens, ended) in enumerate(written):
+        groups = self._groups(prompts, results)
+        repeated = [[t for t in tokenized for _ in range(sampling.n)] for _, tokenized in groups]
+        written = self.runner.generate(
+            repeated,
+            max_new_tokens=sampling.max_new_tokens,
+            end_ids=self.vlm.end_ids,
+            temperature=sampling.temperature,
+            seeds=[_seeds(group, sampling.seed) for group in repeated],
+        )
+        for (indices, _), asked, found in zip(groups, repeated, written, strict=True):
+            for place, (tokens, ended) in enumerate(found):
                 results[indices[place // sampling.n]].append(
                     Completion(
                         text=self.vlm.tokenizer.decode(tokens, skip_special_tokens=True),
                         status="stop" if ended else "length",
-                        prompt_tokens=len(repeated[place].ids),
+                        prompt_tokens=len(asked[place].ids),
                         new_tokens=len(tokens),
                     )
                 )
@@ -153,6 +159,16 @@ def resolve(spec: str) -> tuple[Path, list[Path], str]:
         return folder, [], _digest([folder])
     base, adapters, _ = resolve(trained.base)
     return base, [*adapters, folder], _digest([base, *adapters, folder])
+
+
+def _seeds(group: Sequence[TokenizedPrompt], seed: int) -> list[int]:
+    """A seed for each prompt: equal prompts of a group draw apart, and their company decides nothing."""
+    seen: Counter[tuple[int, ...]] = Counter()
+    found = []
+    for prompt in group:
+        found.append(seed * 1_000_003 + seen[prompt.ids])
+        seen[prompt.ids] += 1
+    return found
 
 
 def _digest(folders: Sequence[Path]) -> str:

@@ -1,36 +1,36 @@
 """Shared-prefix forwards: the beginning that prompts share is encoded once, everything after it is one packed row.
 
-Reads tokenised prompts; returns log-probabilities or new tokens. The key-value cache of the last prefix is kept, so that
-consecutive calls about one image pay only for what is new. One row serves any number of continuations: a 4-D mask keeps them
+Reads tokenised prompts; returns log-probabilities or new tokens. The key-value caches of the last prefixes are kept, so that
+calls about the same images pay only for what is new. One row serves any number of continuations: a 4-D mask keeps them
 apart (`dcr2ad.models.tree`). Knows nothing about questions, letters or knowledge. Not in the paper.
 """
 
 from __future__ import annotations
 
+import copy
+from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
+from transformers.cache_utils import DynamicCache
 
+from dcr2ad.models.decoding import Segment, decode
 from dcr2ad.models.tree import TokenTree, common_prefix
 from dcr2ad.models.vlm import TokenizedPrompt, VisionLanguageModel
 
 MAX_NODES = 1024
 """Nodes a packed row holds at most; more continuations are cut into several rows."""
+MAX_CACHED = 1500
+"""Tokens of prompts behind which sequences are decoded together; a group more may begin while there are fewer."""
+MAX_SEQUENCES = 24
+"""Sequences decoded together, likewise."""
+
+PREFIX_BYTES = 256 * 1024 * 1024
+"""Keys and values of prefixes kept at most: those of the images that are being asked about."""
 
 Key = tuple[int, str]
-
-
-@dataclass
-class _Sequence:
-    """One sequence being decoded."""
-
-    number: int
-    nodes: list[int]
-    position: int
-    tokens: list[int] = field(default_factory=list)
 
 
 class PrefixRunner:
@@ -44,11 +44,13 @@ class PrefixRunner:
         self._vlm = vlm
         self._keys: tuple[Key, ...] = ()
         self._cache: Any = None
+        self._kept: OrderedDict[tuple[Key, ...], Any] = OrderedDict()
         self.processed_tokens = 0
 
     def reset(self) -> None:
-        """Forget the cached prefix."""
+        """Forget the cached prefixes."""
         self._keys, self._cache = (), None
+        self._kept.clear()
 
     @torch.inference_mode()
     def continuation_logprobs(
@@ -84,71 +86,69 @@ class PrefixRunner:
     @torch.inference_mode()
     def generate(
         self,
-        prompts: Sequence[TokenizedPrompt],
+        groups: Sequence[Sequence[TokenizedPrompt]],
         *,
         max_new_tokens: int,
         end_ids: Sequence[int],
         temperature: float = 0.0,
-        generator: torch.Generator | None = None,
-    ) -> list[tuple[list[int], bool]]:
+        seeds: Sequence[Sequence[int]] | None = None,
+    ) -> list[list[tuple[list[int], bool]]]:
         """Decode prompts together, greedily or sampled.
 
         Args:
-            prompts: prompts that show the same images; a repeated prompt is decoded as often.
+            groups: groups of prompts that show the same images; a repeated prompt is decoded as often.
             max_new_tokens: limit on new tokens of each.
             end_ids: tokens that end a response; not part of the result.
             temperature: 0 for greedy.
-            generator: source of randomness for sampling.
+            seeds: for each prompt the seed of its draws; what else is decoded beside it decides nothing.
 
         Returns:
-            for each prompt its new tokens, and whether an end token closed them.
+            for each group, for each prompt, its new tokens, and whether an end token closed them.
         """
+        results: list[list[tuple[list[int], bool]]] = []
+        waiting: list[Segment] = []
+
+        def flush() -> None:
+            written = iter(decode(waiting, self._step, max_new_tokens=max_new_tokens, end_ids=end_ids, temperature=temperature))
+            results.extend([next(written) for _ in segment.seen] for segment in waiting)
+            waiting.clear()
+
+        for number, group in enumerate(groups):
+            if sum(segment.length for segment in waiting) > MAX_CACHED or sum(len(s.seen) for s in waiting) > MAX_SEQUENCES:
+                flush()
+            waiting.append(self._segment(group, seeds[number] if seeds else [0] * len(group)))
+        if waiting:
+            flush()
+        return results
+
+    def _segment(self, prompts: Sequence[TokenizedPrompt], seeds: Sequence[int]) -> Segment:
+        """Read a group's prompts; what is needed to decode behind them."""
         keys, cut = self._enter(prompts)
         rows = [list(k[cut:]) for k in keys]
         tree = TokenTree.build(rows)
         last, owner = np.unique([path[-1] for path in tree.paths], return_inverse=True)
         positions = self._tree_positions(tree, prompts, cut)
         logits = self._forward(tree, rows, positions, last)[torch.from_numpy(owner)]
-        active = [
-            _Sequence(n, [cut + int(node) for node in path], int(positions[:, path[-1]].max()) + 1)
-            for n, path in enumerate(tree.paths)
-        ]
-        done: list[tuple[list[int], bool]] = [([], False)] * len(prompts)
-        length = cut + len(tree)
-        for _ in range(max_new_tokens):
-            chosen = _choose(logits, temperature, generator)
-            going = []
-            for sequence, token in zip(active, chosen, strict=True):
-                if token in end_ids:
-                    done[sequence.number] = (sequence.tokens, True)
-                else:
-                    sequence.tokens.append(token)
-                    going.append(sequence)
-            active = going
-            if not active:
-                break
-            if len(active[0].tokens) == max_new_tokens:
-                break
-            logits = self._step(active, cut, length)
-            length += len(active)
-        for sequence in active:
-            done[sequence.number] = (sequence.tokens, False)
+        # Crop and later updates make new tensors, so these stay as they are.
+        layers = [(layer.keys, layer.values) for layer in self._cache.layers]
         self._crop(cut)
-        return done
+        before = list(range(cut))
+        return Segment(
+            layers=layers,
+            seen=[[*before, *(cut + int(node) for node in path)] for path in tree.paths],
+            positions=[int(positions[:, path[-1]].max()) + 1 for path in tree.paths],
+            logits=logits,
+            seeds=list(seeds),
+        )
 
-    def _step(self, active: list[_Sequence], cut: int, length: int) -> torch.Tensor:
-        """One more token of every active sequence, in one forward."""
-        count = len(active)
-        mask = torch.zeros(count, length + count, dtype=torch.bool)
-        mask[:, :cut] = True
-        for row, sequence in enumerate(active):
-            sequence.nodes.append(length + row)
-            mask[row, sequence.nodes] = True
+    def _step(self, ids: list[int], positions: torch.Tensor, mask: torch.Tensor, cache: Any) -> torch.Tensor:
+        """One more token of every sequence, in one forward behind a cache of their own."""
         axes = self._vlm.positions([0], ()).shape[0]
-        positions = torch.tensor([[s.position for s in active]]).expand(axes, -1)
-        for sequence in active:
-            sequence.position += 1
-        return self._run([s.tokens[-1] for s in active], positions, mask, (), torch.arange(count))
+        kept, self._cache = self._cache, cache
+        try:
+            return self._run(ids, positions.expand(axes, -1), mask, (), torch.arange(len(ids)))
+        finally:
+            self._cache = kept
 
     def _enter(self, prompts: Sequence[TokenizedPrompt]) -> tuple[list[tuple[Key, ...]], int]:
         """Make the cache hold what all prompts share (less one token each); returns keys and the prefix length."""
@@ -158,20 +158,39 @@ class PrefixRunner:
         if spans and cut < spans[-1][1]:
             raise ValueError("prompts of one group must show the same images before their texts differ")
         wanted = keys[0][:cut]
-        have = common_prefix([self._keys, wanted]) if self._keys else 0
-        # An image is encoded whole or not at all.
-        have = next((start for start, end in spans if start < have < end), have)
-        if have == 0:
-            self.reset()
-        else:
-            self._crop(have)
+        have = self._recall(wanted, spans)
         if have < cut:
             images = [path for path, (start, _) in zip(prompts[0].images, spans, strict=True) if start >= have]
             positions = self._vlm.positions(prompts[0].ids, prompts[0].images)[:, have:cut]
             mask = torch.ones(cut - have, cut, dtype=torch.bool).tril(have) if have else None
             self._run([key[0] for key in wanted[have:]], positions, mask, images, torch.tensor([cut - have - 1]))
         self._keys = wanted
+        self._keep()
         return keys, cut
+
+    def _recall(self, wanted: tuple[Key, ...], spans: Sequence[tuple[int, int]]) -> int:
+        """Begin from the kept prefix that shares most with the wanted one; returns how many tokens that are."""
+        shared = {known: common_prefix([known, wanted]) for known in self._kept}
+        best = max(shared, key=lambda known: shared[known], default=())
+        have = shared.get(best, 0)
+        # An image is encoded whole or not at all.
+        have = next((start for start, end in spans if start < have < end), have)
+        self._keys, self._cache = wanted[:have], None
+        if have:
+            self._kept.move_to_end(best)
+            self._cache = DynamicCache()
+            self._cache.layers = [_beginning(layer, have) for layer in self._kept[best].layers]
+        return have
+
+    def _keep(self) -> None:
+        """Keep the prefix as it stands; the least recently used ones go when they take too much room."""
+        kept = DynamicCache()
+        kept.layers = [_beginning(layer, len(self._keys)) for layer in self._cache.layers]
+        self._kept[self._keys] = kept
+        self._kept.move_to_end(self._keys)
+        token = sum(layer.keys[..., :1, :].nbytes + layer.values[..., :1, :].nbytes for layer in kept.layers)
+        while len(self._kept) > 1 and token * sum(map(len, self._kept)) > PREFIX_BYTES:
+            self._kept.popitem(last=False)
 
     def _tree_positions(self, tree: TokenTree, prompts: Sequence[TokenizedPrompt], cut: int) -> torch.Tensor:
         """Positions of the nodes, shape ``(axes, T)``: each path continues its own prompt's positions."""
@@ -227,11 +246,11 @@ class PrefixRunner:
         self._keys = self._keys[:length]
 
 
-def _choose(logits: torch.Tensor, temperature: float, generator: torch.Generator | None) -> list[int]:
-    if temperature <= 0:
-        return [int(i) for i in logits.argmax(-1)]
-    weights = (logits.float() / temperature).softmax(-1).cpu()
-    return [int(i) for i in torch.multinomial(weights, 1, generator=generator)[:, 0]]
+def _beginning(layer: Any, length: int) -> Any:
+    """The first tokens of a cache layer, as a layer of its own; updates make new tensors, so nothing is copied here."""
+    begun = copy.copy(layer)
+    begun.keys, begun.values = layer.keys[..., :length, :], layer.values[..., :length, :]
+    return begun
 
 
 def _chunks(work: list[tuple[int, int]], sizes: list[int]) -> list[list[tuple[int, int]]]:

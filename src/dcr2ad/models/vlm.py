@@ -8,6 +8,7 @@ nothing about questions, training or scoring.
 
 from __future__ import annotations
 
+import os
 import re
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -123,6 +124,9 @@ class VisionLanguageModel:
 
         logging.disable_progress_bar()
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        if device == "cpu":
+            # Otherwise keys and values are copied once for each group of query heads at every masked step.
+            os.environ.setdefault("TRANSFORMERS_SDPA_FORCE_GQA", "1")
         dtype = dtype or (torch.bfloat16 if device.startswith("cuda") else torch.float32)
         try:
             processor = load_processor(folder)
@@ -135,6 +139,14 @@ class VisionLanguageModel:
     def device(self) -> torch.device:
         """Where the weights are."""
         return next(self.model.parameters()).device
+
+    @property
+    def pixel_limits(self) -> str:
+        """How large images reach the model, in the image processor's own words."""
+        images = self.processor.image_processor
+        limits = {name: getattr(images, name, None) for name in ("min_pixels", "max_pixels")}
+        found = {name: value for name, value in limits.items() if value} or dict(getattr(images, "size", None) or {})
+        return ", ".join(f"{name} {value}" for name, value in sorted(found.items()) if value)
 
     @cached_property
     def end_ids(self) -> tuple[int, ...]:

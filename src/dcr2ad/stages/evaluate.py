@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from dcr2ad import metrics
 from dcr2ad.artifacts import (
@@ -17,6 +18,7 @@ from dcr2ad.artifacts import (
     StageFolder,
     digest_json,
     drop_torn_line,
+    read_manifest,
     read_records,
     versions,
     write_records,
@@ -24,24 +26,10 @@ from dcr2ad.artifacts import (
 )
 from dcr2ad.errors import InputError
 from dcr2ad.knowledge.base import KnowledgeBase
-from dcr2ad.models.base import ChatModel, letter_probabilities
-from dcr2ad.parsing import parse_response, read_answer_official
-from dcr2ad.prompts import answer_prompt, build_prompt
-from dcr2ad.reasoning import write_responses
-from dcr2ad.routing import route_sample
-from dcr2ad.types import (
-    EvalProtocol,
-    EvalReport,
-    KnowledgeEntry,
-    Prediction,
-    Prompt,
-    Question,
-    RankedEntry,
-    Unparsed,
-)
-
-ROUTED_KEPT = 5
-"""Entries of a ranking kept in a prediction; a right key further down counts as not found."""
+from dcr2ad.models.base import ChatModel
+from dcr2ad.prompts import DEFAULT_WORDING, Wording
+from dcr2ad.stages.asking import Asker, Inspects, ask_together
+from dcr2ad.types import EvalProtocol, EvalReport, Prediction, Question
 
 
 def evaluate(
@@ -51,6 +39,10 @@ def evaluate(
     protocol: EvalProtocol,
     out: Path,
     *,
+    wording: Wording = DEFAULT_WORDING,
+    expert: Inspects | None = None,
+    shard: tuple[int, int] = (1, 1),
+    leaks: dict[str, Any] | None = None,
     fresh: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> EvalReport:
@@ -62,6 +54,10 @@ def evaluate(
         knowledge_base: K.
         protocol: what is measured.
         out: the folder of this evaluation.
+        wording: the fixed texts of the prompts; name them in `protocol.prompts`.
+        expert: makes the findings of samples that carry none, where the protocol tells them.
+        shard: which part of the images to ask about, (i, n) for the i-th of n; `merge` joins the parts.
+        leaks: what the model's training shares with the benchmark (`dcr2ad.stages.overlap`), for the report.
         fresh: throw earlier predictions in `out` away.
         progress: called with images done and images in all.
 
@@ -71,37 +67,97 @@ def evaluate(
         CannotScoreError: the protocol scores and the model gives no probabilities.
     """
     _check(questions)
-    config = {"protocol": protocol.model_dump(), "model": model.info.digest, "knowledge": knowledge_base.digest}
+    config = {
+        "protocol": protocol.model_dump(),
+        "model": model.info.digest,
+        "backend": model.info.backend,
+        "knowledge": knowledge_base.digest,
+    }
     inputs = {"questions": digest_json([q.model_dump(mode="json") for q in questions])}
+    if shard[1] > 1:
+        config["shard"] = "{}/{}".format(*shard)
     with StageFolder(out, stage="evaluate", config=config, inputs=inputs, fresh=fresh) as folder:
         file = out / "predictions.jsonl"
         if not folder.done:
-            groups = _by_image(questions)
+            groups = _part(_by_image(questions), *shard)
             finished = _keep_whole_images(file, groups)
+            asker = Asker(model, knowledge_base, protocol, wording, expert)
+            waiting = [group for group in groups if group[0].sample.image not in finished]
+            done = len(groups) - len(waiting)
             with RecordWriter(file) as writer:
-                for number, group in enumerate(groups, 1):
-                    if group[0].sample.image not in finished:
-                        writer.write(*_answer(model, group, knowledge_base, protocol))
+                for together in ask_together(waiting, protocol):
+                    writer.write(*asker.answer(together))
+                    done += len(together)
                     if progress:
-                        progress(number, len(groups))
+                        progress(done, len(groups))
         predictions = list(read_records(file, Prediction))
-        report = summarise(predictions, protocol, model, knowledge_base)
+        about = {"name": model.info.name, "digest": model.info.digest, "backend": model.info.backend}
+        report = summarise(
+            predictions,
+            protocol,
+            {**about, "pixels": model.info.pixels, **versions()},
+            knowledge_base.digest,
+            benchmark=inputs["questions"],
+        ).model_copy(update={"leaks": leaks or {}})
         write_text(out / "report.json", report.model_dump_json(indent=2) + "\n")
         folder.finish({"questions": report.questions, "answered": report.answered, **report.status_counts})
     return report
 
 
+def merge(folders: Sequence[Path], out: Path) -> EvalReport:
+    """Join the shards of one evaluation; the result is that of one process.
+
+    Args:
+        folders: finished folders of all shards, in any order.
+        out: the folder of the whole.
+
+    Raises:
+        InputError: a shard is missing, unfinished, there twice, or of another evaluation.
+    """
+    parts: dict[int, tuple[Path, int, dict[str, Any], dict[str, str]]] = {}
+    for folder in folders:
+        manifest = read_manifest(folder)
+        config = dict(manifest.config)
+        number, _, count = str(config.pop("shard", "1/1")).partition("/")
+        if not manifest.done:
+            raise InputError(f"{folder} is not finished", "Run its command again; it continues")
+        if int(number) in parts:
+            raise InputError(f"{folder} is shard {number}, as {parts[int(number)][0]} is", "Name each shard once")
+        parts[int(number)] = (folder, int(count), config, manifest.inputs)
+    first = next(iter(parts.values()))
+    for folder, *rest in parts.values():
+        if tuple(rest) != first[1:]:
+            raise InputError(f"{folder} belongs to another evaluation than {first[0]}", "Name shards of one evaluation")
+    missing = [str(i) for i in range(1, first[1] + 1) if i not in parts]
+    if missing:
+        raise InputError(f"of {first[1]} shards these are missing: {', '.join(missing)}", "Name all of them")
+    predictions = [p for i in sorted(parts) for p in read_records(parts[i][0] / "predictions.jsonl", Prediction)]
+    old = EvalReport.model_validate_json((first[0] / "report.json").read_text(encoding="utf-8"))
+    with StageFolder(out, stage="evaluate", config=first[2], inputs=first[3]) as stage:
+        write_records(out / "predictions.jsonl", predictions)
+        report = summarise(predictions, old.protocol, old.model, old.knowledge_digest, benchmark=old.benchmark)
+        report = report.model_copy(update={"leaks": old.leaks})
+        write_text(out / "report.json", report.model_dump_json(indent=2) + "\n")
+        stage.finish({"questions": report.questions, "answered": report.answered, **report.status_counts})
+    return report
+
+
 def summarise(
-    predictions: Sequence[Prediction], protocol: EvalProtocol, model: ChatModel, knowledge_base: KnowledgeBase
+    predictions: Sequence[Prediction],
+    protocol: EvalProtocol,
+    model: dict[str, str],
+    knowledge_digest: str,
+    *,
+    benchmark: str = "",
 ) -> EvalReport:
     """The numbers of a set of predictions."""
     counts = Counter(prediction.status for prediction in predictions)
     found = metrics.intervals(predictions)
-    info = model.info
     return EvalReport(
         protocol=protocol,
-        model={"name": info.name, "digest": info.digest, "backend": info.backend, **versions()},
-        knowledge_digest=knowledge_base.digest,
+        model=model,
+        knowledge_digest=knowledge_digest,
+        benchmark=benchmark,
         questions=len(predictions),
         answered=counts["answered"],
         status_counts=dict(counts),
@@ -109,9 +165,19 @@ def summarise(
         average=found.get(None),
         detection=metrics.detection_rates(predictions),
         objects=metrics.object_table(predictions),
+        datasets=metrics.group_table(predictions, lambda p: p.dataset),
+        defects=metrics.group_table(predictions, lambda p: f"{p.dataset}/{p.object}/{p.defect or 'good'}"),
+        not_answered={p.question_id: f"{p.status}: {p.error}" for p in predictions if p.status != "answered"},
         routing=metrics.routing_accuracy(predictions),
         calibration_error=metrics.calibration_error(predictions),
     )
+
+
+def _part(groups: list[list[Question]], number: int, count: int) -> list[list[Question]]:
+    """The number-th of `count` runs of neighbouring images: what neighbours share is still encoded once."""
+    if not 1 <= number <= count:
+        raise InputError(f"there is no shard {number}/{count}", "Name 1/N to N/N")
+    return groups[len(groups) * (number - 1) // count : len(groups) * number // count]
 
 
 def _check(questions: Sequence[Question]) -> None:
@@ -142,109 +208,3 @@ def _by_image(questions: Sequence[Question]) -> list[list[Question]]:
     for question in sorted(questions, key=lambda q: (q.sample.dataset, q.sample.object, q.sample.references, q.sample.image)):
         groups.setdefault(question.sample.image, []).append(question)
     return list(groups.values())
-
-
-def _answer(model: ChatModel, group: list[Question], knowledge_base: KnowledgeBase, protocol: EvalProtocol) -> list[Prediction]:
-    """Predictions of all questions about one image."""
-    try:
-        entries, ranking = _context(model, group[0], knowledge_base, protocol)
-        prompts = [build_prompt(q, entries=entries, expert=protocol.expert, shots=protocol.shots) for q in group]
-        if protocol.answering == "score":
-            return _by_score(model, group, prompts, ranking)
-        return _by_reasoning(model, group, prompts, ranking, protocol)
-    except InputError as error:
-        return [_prediction(question, (), status="failed", error=str(error)) for question in group]
-
-
-def _context(
-    model: ChatModel, question: Question, knowledge_base: KnowledgeBase, protocol: EvalProtocol
-) -> tuple[tuple[KnowledgeEntry, ...], tuple[RankedEntry, ...]]:
-    sample = question.sample
-    if protocol.context == "category":
-        return knowledge_base.category(sample.object, sample.dataset), ()
-    if protocol.context == "oracle":
-        known = sample.right_key is not None and sample.right_key in knowledge_base
-        return ((knowledge_base.get(sample.right_key),) if known and sample.right_key else ()), ()
-    if protocol.context == "routed":
-        routing = route_sample(
-            model,
-            sample,
-            knowledge_base,
-            mode=protocol.routing,
-            expert=protocol.expert,
-            shots=protocol.shots,
-            orders=protocol.orders,
-        )
-        return tuple(knowledge_base.get(key) for key in routing.listed), routing.ranking
-    return (), ()
-
-
-def _by_score(
-    model: ChatModel, group: list[Question], prompts: list[Prompt], ranking: tuple[RankedEntry, ...]
-) -> list[Prediction]:
-    counts = [len(question.options) for question in group]
-    probabilities = letter_probabilities(model, [answer_prompt(prompt) for prompt in prompts], counts)
-    return [
-        _prediction(q, ranking, status="answered", answer=max(range(len(p)), key=p.__getitem__), probabilities=p)
-        for q, p in zip(group, probabilities, strict=True)
-    ]
-
-
-def _by_reasoning(
-    model: ChatModel,
-    group: list[Question],
-    prompts: list[Prompt],
-    ranking: tuple[RankedEntry, ...],
-    protocol: EvalProtocol,
-) -> list[Prediction]:
-    opening = f"<knowledge>{ranking[0].title}:" if ranking else ""
-    opened = [prompt.model_copy(update={"opening": opening}) for prompt in prompts]
-    found = []
-    for question, written in zip(group, write_responses(model, opened, [q.options for q in group]), strict=True):
-        raw, completion = written.text, written.completion
-        if completion.status in {"failed", "refused"}:
-            found.append(_prediction(question, ranking, status=completion.status, error=completion.error, raw=raw))
-            continue
-        if protocol.scoring == "mmad-official":
-            answer = read_answer_official(raw, question.options)
-        else:
-            read = parse_response(raw, question.options)
-            answer = read if isinstance(read, Unparsed) else read.answer
-        if isinstance(answer, Unparsed):
-            found.append(_prediction(question, ranking, status="unparsed", error=answer.reason, raw=raw))
-            continue
-        found.append(
-            _prediction(question, ranking, status="answered", answer=answer, probabilities=written.probabilities, raw=raw)
-        )
-    return found
-
-
-def _prediction(
-    question: Question,
-    ranking: tuple[RankedEntry, ...],
-    *,
-    status: str,
-    answer: int | None = None,
-    probabilities: tuple[float, ...] | None = None,
-    raw: str = "",
-    error: str = "",
-) -> Prediction:
-    sample = question.sample
-    return Prediction(
-        question_id=question.id,
-        image=sample.image,
-        dataset=sample.dataset,
-        object=sample.object,
-        defect=sample.defect,
-        is_anomalous=sample.is_anomalous,
-        subtask=question.subtask,
-        n_options=len(question.options),
-        gold=question.answer,
-        status=status,
-        answer=answer,
-        probabilities=None if probabilities is None else tuple(round(p, 6) for p in probabilities),
-        raw=raw,
-        error=error,
-        right_key=sample.right_key,
-        routed=ranking[:ROUTED_KEPT],
-    )

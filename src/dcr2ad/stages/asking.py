@@ -1,0 +1,204 @@
+"""Asking: the questions about some images under one protocol, in as few forwards as they take.
+
+Reads questions, a model and a knowledge base; returns predictions. Letters of one image's questions are scored together on its
+cached prefix; written responses are decoded together over several images. An image that cannot be used is a recorded status.
+Knows nothing about files, numbers or the wording of prompts.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
+
+from dcr2ad.errors import InputError
+from dcr2ad.knowledge.base import KnowledgeBase
+from dcr2ad.models.base import ChatModel, letter_probabilities
+from dcr2ad.parsing import parse_response, read_answer_official
+from dcr2ad.prompts import DEFAULT_WORDING, Wording, answer_prompt, build_prompt
+from dcr2ad.reasoning import Written, sample_responses, write_responses
+from dcr2ad.routing import route_sample
+from dcr2ad.types import (
+    EvalProtocol,
+    ExpertFindings,
+    KnowledgeEntry,
+    Prediction,
+    Prompt,
+    Question,
+    RankedEntry,
+    Unparsed,
+)
+
+ROUTED_KEPT = 5
+"""Entries of a ranking kept in a prediction; a right key further down counts as not found."""
+WRITTEN_TOGETHER = 16
+"""Responses decoded together, at least, where there are that many."""
+
+
+class Inspects(Protocol):
+    """What an evaluation needs of the visual expert."""
+
+    def inspect(self, image: str, references: Sequence[str]) -> tuple[ExpertFindings, Any]:
+        """Findings and anomaly map of an image beside its references."""
+
+
+def ask_together(groups: Sequence[list[Question]], protocol: EvalProtocol) -> Iterator[list[list[Question]]]:
+    """Images asked about in one call: one where letters are scored, some where responses are written."""
+    per_question = max(1, protocol.trajectories)
+    room = 1 if protocol.answering == "score" else WRITTEN_TOGETHER
+    together: list[list[Question]] = []
+    for group in groups:
+        together.append(group)
+        if per_question * sum(map(len, together)) >= room:
+            yield together
+            together = []
+    if together:
+        yield together
+
+
+class Asker:
+    """Asks the questions of one evaluation."""
+
+    def __init__(
+        self,
+        model: ChatModel,
+        knowledge_base: KnowledgeBase,
+        protocol: EvalProtocol,
+        wording: Wording = DEFAULT_WORDING,
+        expert: Inspects | None = None,
+    ) -> None:
+        self._model = model
+        self._base = knowledge_base
+        self._protocol = protocol
+        self._wording = wording
+        self._expert = expert if protocol.expert else None
+
+    def answer(self, groups: Sequence[list[Question]]) -> list[Prediction]:
+        """Predictions of all questions about some images; an image that cannot be used fails alone."""
+        try:
+            asked = [one for group in groups for one in self._ask(group)]
+            questions, prompts, rankings = (list(column) for column in zip(*asked, strict=True))
+            if self._protocol.answering == "score":
+                return self._by_score(questions, prompts, rankings)
+            return self._by_reasoning(questions, prompts, rankings)
+        except InputError as error:
+            if len(groups) > 1:
+                return [prediction for group in groups for prediction in self.answer([group])]
+            return [_prediction(question, (), status="failed", error=str(error)) for question in groups[0]]
+
+    def _ask(self, group: list[Question]) -> list[tuple[Question, Prompt, tuple[RankedEntry, ...]]]:
+        """Questions of one image with their prompts and the image's ranking of knowledge."""
+        sample = group[0].sample
+        if self._expert is not None and sample.expert is None and sample.references:
+            findings, _ = self._expert.inspect(sample.image, sample.references)
+            sample = sample.model_copy(update={"expert": findings})
+            group = [question.model_copy(update={"sample": sample}) for question in group]
+        entries, ranking = self._context(group[0])
+        expert, shots, wording = self._protocol.expert, self._protocol.shots, self._wording
+        return [
+            (question, build_prompt(question, entries=entries, expert=expert, shots=shots, wording=wording), ranking)
+            for question in group
+        ]
+
+    def _context(self, question: Question) -> tuple[tuple[KnowledgeEntry, ...], tuple[RankedEntry, ...]]:
+        sample, base, protocol = question.sample, self._base, self._protocol
+        if protocol.context == "category":
+            return base.category(sample.object, sample.dataset), ()
+        if protocol.context == "oracle":
+            known = sample.right_key is not None and sample.right_key in base
+            return ((base.get(sample.right_key),) if known and sample.right_key else ()), ()
+        if protocol.context == "routed":
+            routing = route_sample(
+                self._model,
+                sample,
+                base,
+                mode=protocol.routing,
+                expert=protocol.expert,
+                shots=protocol.shots,
+                orders=protocol.orders,
+            )
+            return tuple(base.get(key) for key in routing.listed), routing.ranking
+        return (), ()
+
+    def _by_score(
+        self, questions: list[Question], prompts: list[Prompt], rankings: list[tuple[RankedEntry, ...]]
+    ) -> list[Prediction]:
+        counts = [len(question.options) for question in questions]
+        probabilities = letter_probabilities(self._model, [answer_prompt(prompt) for prompt in prompts], counts)
+        return [
+            _prediction(q, ranking, status="answered", answer=_best(p), probabilities=p)
+            for q, p, ranking in zip(questions, probabilities, rankings, strict=True)
+        ]
+
+    def _by_reasoning(
+        self, questions: list[Question], prompts: list[Prompt], rankings: list[tuple[RankedEntry, ...]]
+    ) -> list[Prediction]:
+        opened = [
+            prompt.model_copy(update={"opening": f"<knowledge>{ranking[0].title}:" if ranking else ""})
+            for prompt, ranking in zip(prompts, rankings, strict=True)
+        ]
+        options = [question.options for question in questions]
+        k = self._protocol.trajectories
+        if k:
+            sampled = sample_responses(self._model, opened, options, k)
+        else:
+            sampled = [[written] for written in write_responses(self._model, opened, options)]
+        return [self._read(*row) for row in zip(questions, rankings, sampled, strict=True)]
+
+    def _read(self, question: Question, ranking: tuple[RankedEntry, ...], responses: list[Written]) -> Prediction:
+        """One prediction of one or several responses: the mean of their probabilities, else the majority of their answers."""
+        raw = "\n".join(written.text for written in responses)
+        usable = [w for w in responses if w.completion.status not in {"failed", "refused"}]
+        if not usable:
+            ended = responses[0].completion
+            return _prediction(question, ranking, status=ended.status, error=ended.error, raw=raw)
+        read = [self._letter(written.text, question.options) for written in usable]
+        answers = [answer for answer in read if not isinstance(answer, Unparsed)]
+        if not answers:
+            reason = next(answer.reason for answer in read if isinstance(answer, Unparsed))
+            return _prediction(question, ranking, status="unparsed", error=reason, raw=raw)
+        known = [written.probabilities for written in usable if written.probabilities is not None]
+        mean = tuple(sum(column) / len(known) for column in zip(*known, strict=True)) if known else None
+        answer = _best(mean) if mean and len(responses) > 1 else Counter(answers).most_common(1)[0][0]
+        return _prediction(question, ranking, status="answered", answer=answer, probabilities=mean, raw=raw)
+
+    def _letter(self, text: str, options: Sequence[str]) -> int | Unparsed:
+        if self._protocol.scoring == "mmad-official":
+            return read_answer_official(text, options)
+        read = parse_response(text, options)
+        return read if isinstance(read, Unparsed) else read.answer
+
+
+def _best(probabilities: Sequence[float]) -> int:
+    return max(range(len(probabilities)), key=probabilities.__getitem__)
+
+
+def _prediction(
+    question: Question,
+    ranking: tuple[RankedEntry, ...],
+    *,
+    status: str,
+    answer: int | None = None,
+    probabilities: tuple[float, ...] | None = None,
+    raw: str = "",
+    error: str = "",
+) -> Prediction:
+    sample = question.sample
+    return Prediction(
+        question_id=question.id,
+        image=sample.image,
+        dataset=sample.dataset,
+        object=sample.object,
+        defect=sample.defect,
+        is_anomalous=sample.is_anomalous,
+        subtask=question.subtask,
+        n_options=len(question.options),
+        gold=question.answer,
+        status=status,
+        answer=answer,
+        probabilities=None if probabilities is None else tuple(round(p, 6) for p in probabilities),
+        raw=raw,
+        error=error,
+        right_key=sample.right_key,
+        routed=ranking[:ROUTED_KEPT],
+    )
