@@ -4,7 +4,8 @@
     OMP_NUM_THREADS=2 python benchmarks/diagnose_latency.py --model nano:base --parts 6
 
 Parts are drawn by the product, each beside a good one it was not compared with before. Cold start is measured in fresh
-processes; every other figure is a median over the parts after one that warms up. The last line is JSON.
+processes; every other figure is a median over the parts after one of each kind to warm up. `cpu` figures count processor time,
+which other work on the machine hardly touches: with one thread they say what the machine would do alone. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ from dcr2ad.models.base import open_model
 from dcr2ad.expert import Expert
 from dcr2ad.stages.diagnose import Diagnoser
 imported = time.perf_counter()
-open_model(sys.argv[1]); Expert()
+open_model(sys.argv[1], precision="auto"); Expert()
 print(imported - start, time.perf_counter() - imported)
 """
 
@@ -93,7 +94,7 @@ def quick(diagnoser: Any, image: Path, reference: Path, name: str) -> None:
     """What a line needs of a part: map, verdict, and the entry it rests on; nothing is written."""
     from dcr2ad.models.base import letter_probabilities
     from dcr2ad.prompts import answer_prompt, build_prompt, detection_question
-    from dcr2ad.routing import route
+    from dcr2ad.routing import route_sample
     from dcr2ad.types import Sample
 
     findings, _ = diagnoser.expert.inspect(image, [reference])
@@ -106,49 +107,56 @@ def quick(diagnoser: Any, image: Path, reference: Path, name: str) -> None:
         is_anomalous=False,
         expert=findings,
     )
-    routing = route(diagnoser.model, sample, diagnoser.knowledge_base)
+    routing = route_sample(diagnoser.model, sample, diagnoser.knowledge_base)
     entries = [diagnoser.knowledge_base.get(key) for key in routing.listed]
     prompt = answer_prompt(build_prompt(detection_question(sample.id, sample), entries=entries))
     letter_probabilities(diagnoser.model, [prompt], [2])
 
 
-def measure(model: str, parts: int, folder: Path) -> dict[str, Any]:
+def measure(model: str, precision: Any, parts: int, folder: Path) -> dict[str, Any]:
     """Medians over parts: verdict with map and routed entry, the whole diagnosis, and the seconds of each piece."""
     from dcr2ad.expert import Expert
     from dcr2ad.knowledge.base import KnowledgeBase
     from dcr2ad.models.base import open_model
     from dcr2ad.stages.diagnose import Diagnoser, diagnose
 
-    opened: Any = open_model(model)
+    opened: Any = open_model(model, precision=precision)
     diagnoser = Diagnoser(opened, KnowledgeBase.builtin(), Expert())
     clock = Clock()
     clock.wrap(diagnoser.expert, "inspect", "visual expert")
     clock.wrap(opened.vlm, "image_features", "image features")
     clock.wrap(opened, "score", "scoring: routing and answers")
     clock.wrap(opened, "generate", "writing: path and reasoning")
-    verdicts, wholes, pieces = [], [], []
-    for number in range(parts + len(KINDS)):  # each kind once to warm up: from then on its reference is known, as on a line
-        kind, defect = KINDS[number % len(KINDS)]
+    verdicts, wholes, pieces, work = [], [], [], []
+    kinds = KINDS[:parts]
+    for number in range(parts + len(kinds)):  # each kind once to warm up: from then on its reference is known, as on a line
+        kind, defect = kinds[number % len(kinds)]
         name = kind.replace("_", " ")
         reference = draw(folder, kind, None, SEED)
         one, two = (draw(folder, kind, defect, SEED + 2 * number + twin) for twin in (1, 2))
-        start = time.perf_counter()
+        start, worked = time.perf_counter(), time.process_time()
         quick(diagnoser, one, reference, name)
-        verdict = time.perf_counter() - start
+        verdict, verdict_work = time.perf_counter() - start, time.process_time() - worked
         clock.seconds.clear()
-        start = time.perf_counter()
+        start, worked = time.perf_counter(), time.process_time()
         with clock.span("the rest"):
             made = diagnose(diagnoser, two, [reference], object_name=name)
-        whole = time.perf_counter() - start
-        print(f"{name}: verdict {verdict:.2f} s, whole {whole:.2f} s, a response of {len(made.response.split())} words")
-        if number >= len(KINDS):
+        whole, whole_work = time.perf_counter() - start, time.process_time() - worked
+        print(
+            f"{name}: verdict {verdict:.2f} s, whole {whole:.2f} s, a response of {len(made.response.split())} words",
+            flush=True,
+        )
+        if number >= len(kinds):
             verdicts.append(verdict)
             wholes.append(whole)
             pieces.append(dict(clock.seconds))
+            work.append((verdict_work, whole_work))
     labels = sorted({label for piece in pieces for label in piece})
     return {
         "verdict_s": statistics.median(verdicts),
         "diagnosis_s": statistics.median(wholes),
+        "verdict_cpu_s": statistics.median(verdict for verdict, _ in work),
+        "diagnosis_cpu_s": statistics.median(whole for _, whole in work),
         "pieces_s": {label: statistics.median(piece.get(label, 0.0) for piece in pieces) for label in labels},
     }
 
@@ -156,13 +164,20 @@ def measure(model: str, parts: int, folder: Path) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="nano")
+    parser.add_argument("--precision", choices=("fp32", "auto"), default="auto", help="auto, as diagnose: bf16 where it pays")
     parser.add_argument("--parts", type=int, default=6, help="parts measured, after one of each kind to warm up")
     parser.add_argument("--cold", type=int, default=3, help="fresh processes for the cold start")
     chosen = parser.parse_args()
     imported, loaded = cold_start(chosen.model, chosen.cold)
     with tempfile.TemporaryDirectory() as folder:
-        found = measure(chosen.model, chosen.parts, Path(folder))
-    found |= {"model": chosen.model, "import_s": imported, "load_s": loaded, "cold_start_s": imported + loaded}
+        found = measure(chosen.model, chosen.precision, chosen.parts, Path(folder))
+    found |= {
+        "model": chosen.model,
+        "precision": chosen.precision,
+        "import_s": imported,
+        "load_s": loaded,
+        "cold_start_s": imported + loaded,
+    }
     found["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     found["threads"] = threads()
     for name, goal in GOALS.items():

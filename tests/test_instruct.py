@@ -183,7 +183,7 @@ def test_knowledge_can_be_listed_in_a_share_of_the_prompts(drawn: Path, tmp_path
 
 def test_bad_settings_are_refused(drawn: Path, tmp_path: Path) -> None:
     with pytest.raises(UnknownNameError, match="no teacher"):
-        build_instructions(drawn, tmp_path / "a", BASE, InstructSettings(teacher="openai:x@y"), seed=0)
+        build_instructions(drawn, tmp_path / "a", BASE, InstructSettings(teacher="gpt"), seed=0)
     with pytest.raises(InputError, match="no image of split"):
         _build(drawn, tmp_path / "b", split="validation")
 

@@ -185,3 +185,18 @@ def test_common_prefix(sequences: list[list[int]]) -> None:
     n = common_prefix(sequences)
     assert len({tuple(s[:n]) for s in sequences}) == 1
     assert n == min(map(len, sequences)) or len({s[n] for s in sequences}) > 1
+
+
+@pytest.mark.parametrize("able", [True, False])
+def test_bfloat16_is_computed_in_where_it_was_asked_for_and_the_processor_can(
+    able: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dcr2ad.models.hf.cpu_has_bfloat16", lambda: able)
+    spec = f"hf:{tiny_internvl(tmp_path / 'model')}"
+    quick, exact = HFModel.open(spec, precision="auto"), HFModel.open(spec)
+    assert exact.vlm.model.dtype == torch.float32
+    assert quick.vlm.model.dtype == (torch.bfloat16 if able else torch.float32)
+    asked = [prompt(tmp_path, 1, 2, "Is there a defect?")]
+    one, two = (letter_probabilities(model, asked, [2])[0] for model in (quick, exact))
+    assert one == pytest.approx(two, abs=0.05 if able else 1e-6)
+    assert quick.generate(asked, Sampling(max_new_tokens=3))[0][0].new_tokens <= 3

@@ -164,3 +164,14 @@ def test_new_figures_take_the_colours_of_the_page() -> None:
     for svg in (radar, plot):
         assert svg.startswith("<svg") and "http" not in svg and "var(--model)" in svg
         assert not re.search(r"#0[1-8]0[1-8]0[1-8]", svg)
+
+
+def test_the_command_writes_page_and_tables(two_runs: list[Path], tmp_path: Path) -> None:
+    from typer.testing import CliRunner
+
+    from dcr2ad.cli import app
+
+    page = tmp_path / "out" / "both.html"
+    done = CliRunner().invoke(app, ["report", *map(str, two_runs), "-o", str(page), "--unseen", "nut"])
+    assert done.exit_code == 0 and done.output.strip() == str(page)
+    assert {path.name for path in page.parent.iterdir()} == {"both.html", "both.csv", "both.tex"}

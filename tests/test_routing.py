@@ -9,6 +9,7 @@ import pytest
 from dcr2ad.deception import candidates_for, choose_wrong_key, holds_too
 from dcr2ad.errors import UnknownNameError
 from dcr2ad.knowledge.base import KnowledgeBase
+from dcr2ad.models.base import ModelInfo
 from dcr2ad.models.hf import HFModel
 from dcr2ad.models.scripted import ScriptedModel
 from dcr2ad.prompts import build_prompt, detection_question, knowledge_prompt
@@ -167,3 +168,33 @@ def test_a_fitted_temperature_and_threshold_are_used(tmp_path: Path) -> None:
     assert plain.note.calibrated is False and plain.ranking[0].probability > 0.99
     assert flat.note.abstained and flat.listed == () and flat.ranking[0].probability < 0.9
     assert flat.ranking[0].key == plain.ranking[0].key
+
+
+class _Endpoint(ScriptedModel):
+    """A model that can only be asked for letters, as behind an endpoint."""
+
+    @property
+    def info(self) -> ModelInfo:
+        return ModelInfo(name="m", digest="m", backend="openai", can_score=True)
+
+
+@pytest.mark.parametrize("mode", ["recall", "hybrid", "listed"])
+def test_an_endpoint_ranks_by_letters_over_the_whole_base(tmp_path: Path, mode: RouteMode) -> None:
+    wanted = BASE.resolve_label("mtd", "magnetic tile", "crack", True)
+    assert wanted is not None
+    asked: list[str] = []
+
+    def logprob(prompt: Prompt, option: str) -> float:
+        assert len(option.strip()) == 1
+        text = "".join(part.text for part in prompt.parts if part.kind == "text")
+        asked.append(text)
+        named = f"\n{option.strip()}. {wanted.title}\n" in f"{text}\n"
+        none = f"\n{option.strip()}. None of these" in text
+        return 0.0 if named else -1.0 if none else -9.0
+
+    routing = route_sample(_Endpoint(lambda p: "", logprob), sample(tmp_path), BASE, mode=mode)
+    assert routing.ranking[0].key == wanted.key and routing.ranking[0].probability > 0.9
+    assert sum(r.probability for r in routing.ranking) == pytest.approx(1.0)
+    if mode != "listed":
+        assert {r.key for r in routing.ranking} == {entry.key for entry in BASE}
+        assert all(any(f". {entry.title}\n" in f"{text}\n" for text in set(asked)) for entry in BASE)

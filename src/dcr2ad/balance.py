@@ -30,15 +30,17 @@ class OptionBalance:
         self._wrong: Counter[tuple[Subtask, str]] = Counter()
         self._beside: Counter[tuple[str, str]] = Counter()
 
-    def count(self, question: Question) -> None:
-        """Take note of a question made."""
+    def count(self, question: Question, times: int = 1) -> None:
+        """Take note of a question made; -1 takes back one that was dropped after all."""
         subtask, options = question.subtask, question.options
-        self._placed[subtask, len(options), question.sample.is_anomalous, question.answer] += 1
-        self._right[subtask, options[question.answer]] += 1
-        self._wrong.update((subtask, text) for index, text in enumerate(options) if index != question.answer)
+        self._placed[subtask, len(options), question.sample.is_anomalous, question.answer] += times
+        self._right[subtask, options[question.answer]] += times
+        for index, text in enumerate(options):
+            self._wrong[subtask, text] += times * (index != question.answer)
         if question.provenance.get("verified") == "mask" and subtask is Subtask.DESCRIPTION:
             looks = [text.partition(LOOK_END)[0] for text in options]
-            self._beside.update((looks[question.answer], other) for other in {*looks} - {looks[question.answer]})
+            for other in {*looks} - {looks[question.answer]}:
+                self._beside[looks[question.answer], other] += times
 
     def fair_looks(self, right: str, others: Iterable[str]) -> list[str]:
         """Looks that may stand as the wrong one beside `right`: each has been right beside it at least as often as wrong.

@@ -50,6 +50,10 @@ class InstructSettings(Settings):
     """Share of questions whose prompt lists knowledge entries, as routed prompts do; not in the paper."""
     teacher: str = "builtin"
     """``builtin`` or ``openai:MODEL@URL``; the paper uses GPT-4o."""
+    teacher_per_minute: float | None = Field(default=None, gt=0)
+    """Requests a minute sent to a teacher behind a server, at most; None is no limit. Not in the paper."""
+    teacher_prices: tuple[float, float] | None = None
+    """Price of a million tokens sent and of a million written, for the cost printed; not in the paper."""
     expert: bool = True
     """Whether the visual expert's findings are computed and stored for the prompts; not in the paper."""
     kinds: bool = False

@@ -50,6 +50,10 @@ DETECTION_OPTIONS = ("Yes", "No")
 LOCATION_QUESTION = "Where is the defect on the {object}?"
 
 
+SIZES = (("tiny", 0.005), ("small", 0.03), ("medium", 0.12), ("large", float("inf")))
+"""Words for a region's size, each with the share of the image it stays under."""
+
+
 def load_wording(path: str | Path) -> Wording:
     """Read other wording from a TOML file.
 
@@ -152,7 +156,7 @@ def kind_words(kinds: Sequence[KindGuess], *, certain: bool = True) -> str:
 
 def size_word(extent: float) -> str:
     """Word for a region's share of the image."""
-    return "tiny" if extent < 0.005 else "small" if extent < 0.03 else "medium" if extent < 0.12 else "large"
+    return next(word for word, limit in SIZES if extent < limit)
 
 
 def shape_word(elongation: float) -> str:

@@ -36,8 +36,11 @@ class Teacher(Protocol):
     def name(self) -> str:
         """Name for provenance."""
 
-    def write(self, question: Question, entry: KnowledgeEntry | None) -> Trajectory:
-        """The right response: under `entry`, the one that applies (None: the label leads to none), to the gold option."""
+    def write(self, question: Question, entry: KnowledgeEntry | None, *, attempt: int = 0) -> Trajectory | str:
+        """The right response: under `entry`, the one that applies (None: the label leads to none), to the gold option.
+
+        `attempt` counts the responses to this question that were refused; a teacher that cannot write one says why instead.
+        """
 
     def write_under(self, entry: KnowledgeEntry | None, question: Question, answer: int) -> Trajectory:
         """A response of the same form and length that argues under a given entry to a given option, right or wrong."""
@@ -71,9 +74,9 @@ class BuiltinTeacher:
     def __init__(self, seed: int = 0) -> None:
         self._seed = seed
 
-    def write(self, question: Question, entry: KnowledgeEntry | None) -> Trajectory:
-        """The right response; see `write_under`."""
-        return self.write_under(entry, question, question.answer)
+    def write(self, question: Question, entry: KnowledgeEntry | None, *, attempt: int = 0) -> Trajectory:
+        """The right response; see `write_under`. A refused one is followed by one with other words, measured on the mask."""
+        return self._write(entry, question, question.answer, attempt)
 
     def write_under(self, entry: KnowledgeEntry | None, question: Question, answer: int) -> Trajectory:
         """A response that argues under `entry` to option `answer`.
@@ -89,12 +92,16 @@ class BuiltinTeacher:
         Raises:
             ImageError: a mask of the sample cannot be read.
         """
+        return self._write(entry, question, answer, 0)
+
+    def _write(self, entry: KnowledgeEntry | None, question: Question, answer: int, attempt: int) -> Trajectory:
         findings = question.sample.expert
         geometry = sample_geometry(question.sample)
-        scene = _scene(question, entry, findings, geometry)
+        scene = _scene(question, entry, findings, geometry, by_mask=attempt > 0)
+        again = f"/{attempt}" if attempt else ""
         # Cues have a seed of their own: their number differs between entries, the choice of words must not.
-        cue = _fitting_cue(entry, scene, random.Random(f"{self._seed}/{question.id}/cue")) if entry else ""
-        rng = random.Random(f"{self._seed}/{question.id}")
+        cue = _fitting_cue(entry, scene, random.Random(f"{self._seed}/{question.id}/cue{again}")) if entry else ""
+        rng = random.Random(f"{self._seed}/{question.id}{again}")
         why = _why(scene, cue, rng) if entry else ""
         report, verb, so = _report(question, scene, findings, rng), rng.choice(_FITS), rng.choice(_SO)
         conclusion = f"{so} {_conclusion(question, scene, answer)} That is option {LETTERS[answer]}."
@@ -110,13 +117,18 @@ def direct_answer(question: Question) -> Trajectory:
 
 
 def _scene(
-    question: Question, entry: KnowledgeEntry | None, findings: ExpertFindings | None, geometry: Geometry | None
+    question: Question,
+    entry: KnowledgeEntry | None,
+    findings: ExpertFindings | None,
+    geometry: Geometry | None,
+    *,
+    by_mask: bool,
 ) -> _Scene:
     """What the argument points at: the mask where it claims a defect and there is one, else the expert's hot spot."""
     claims_defect = question.sample.is_anomalous if entry is None else not entry.is_normal
     mask = geometry if claims_defect or findings is None else None
     hot = findings if findings is not None and findings.box is not None else None
-    if mask and findings and mask.cell != findings.cell:
+    if mask and findings and (by_mask or mask.cell != findings.cell):
         hot = None  # what the expert says of its hot spot is not said of the mark, which lies elsewhere
     cell = mask.cell if mask else findings.cell if findings else None
     # Size and shape are the expert's, which the prompt shows, unless the question asks for them by the mask.

@@ -45,6 +45,7 @@ def instruct(
     kinds: Kinds = None,
     recipe: RecipeFile = None,
     knowledge: Base = None,
+    teacher: Annotated[str | None, typer.Option(help="builtin, or openai:MODEL@URL; default: the recipe's.")] = None,
     seed: Seed = 0,
     fresh: Fresh = False,
     forbid: Annotated[
@@ -66,6 +67,7 @@ def instruct(
         seed=seed,
         fresh=fresh,
         forbid=forbid or [],
+        teacher=teacher,
         kinds=kinds,
     )
 

@@ -42,17 +42,22 @@ def run_instruct(
     seed: int,
     fresh: bool,
     forbid: Sequence[Path] = (),
+    teacher: str | None = None,
     kinds: Path | None = None,
 ) -> None:
     """Verb `instruct`."""
     must_exist(data)
+    from dcr2ad.endpoint_teacher import EndpointTeacher, open_teacher
     from dcr2ad.expert import Expert
     from dcr2ad.stages.instruct import build_instructions
     from dcr2ad.stages.kinds import expert_with_kinds, pass_on
 
     settings = read_recipe(recipe).instruct
+    if teacher is not None:
+        settings = settings.model_copy(update={"teacher": teacher})
     expert = expert_with_kinds(kinds, Expert()) if settings.expert else None
     forbidden = _read_forbidden(forbid)
+    writer = open_teacher(settings.teacher, seed, per_minute=settings.teacher_per_minute)
     with console.progress("instruct") as update:
         made = build_instructions(
             data,
@@ -65,10 +70,19 @@ def run_instruct(
             fresh=fresh,
             datasets=datasets,
             forbidden=forbidden,
+            teacher=writer,
         )
     if kinds is not None:
         pass_on(kinds, out)
     print_counts("instruct", made.model_dump(), out / "questions.jsonl")
+    denied = made.rejected.get("the response cannot stand", 0)
+    rate = (denied + made.rewritten) / max(1, made.reasoned + denied)
+    say(f"checked against masks: {rate:.1%} of responses denied at first; {made.rewritten} rewritten, {denied} dropped")
+    if isinstance(writer, EndpointTeacher):
+        used = writer.usage
+        price = f", cost {used.cost(settings.teacher_prices):.2f}" if settings.teacher_prices else ""
+        tokens = f"{used.prompt_tokens} tokens sent, {used.new_tokens} written"
+        say(f"teacher: {used.requests} requests, {used.cached} answers from the cache, {tokens}{price}")
     run_blind(out)
 
 

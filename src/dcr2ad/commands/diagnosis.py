@@ -49,7 +49,7 @@ def run_diagnose(
     mode = route_mode(routing)
     _check_compare(image, question, base, compare=compare, right=right)
     check_question(question, options)
-    opened = open_model(model)
+    opened = open_model(model, precision="auto")
     from dcr2ad.expert import Expert
     from dcr2ad.kinds import gallery_beside
 

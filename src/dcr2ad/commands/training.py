@@ -47,13 +47,16 @@ def run_mine(questions: Path, out: Path, *, model: str, recipe: Path | None, kno
     console.out.print(console.table("kept, by sub-task", ("sub-task", "above chance", "below chance"), sides))
     most, bins = max(done["histogram"]), len(done["histogram"])
     bars = [
-        (f"{number / bins:.2f} to {(number + 1) / bins:.2f}", count, "█" * round(40 * count / max(1, most)))
+        (f"{number / bins:.2f} to {(number + 1) / bins:.2f}", count, ("█" * round(40 * count / max(1, most))).ljust(40))
         for number, count in enumerate(done["histogram"])
     ]
     console.out.print(console.table("probability of the right option", ("from", "questions", ""), bars))
     console.err.print(f"picture: {out / 'histogram.png'}", markup=False)
     if not done["enough"]:
-        console.err.print(f"only {done['in_band']} questions lie in the band; {done['wanted']} were wanted", markup=False)
+        console.err.print(
+            f"only {done['in_band']} questions lie in the band; {done['wanted']} were wanted, and it is not widened",
+            markup=False,
+        )
 
 
 def run_synthesize(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 from pydantic import Field
 
@@ -91,13 +91,15 @@ def softmax(values: Sequence[float], temperature: float = 1.0) -> tuple[float, .
     return tuple(weight / total for weight in weights)
 
 
-def open_model(spec: str) -> ChatModel:
+def open_model(spec: str, *, precision: Literal["fp32", "auto"] = "fp32") -> ChatModel:
     """Open a model by name.
 
     Args:
         spec: ``nano`` (the embedded model with the adapter that ships), ``nano:real``, ``nano:drawn`` or ``nano:base``
             (`dcr2ad.models.shipped`), the folder a training stage wrote, ``hf:PATH`` (a
             transformers folder), or ``openai:MODEL@URL``.
+        precision: on a CPU, ``fp32`` computes in float32, as every published figure does; ``auto`` in bfloat16 where the CPU
+            has units for it. On a GPU it is bfloat16 in either case.
 
     Raises:
         UnknownNameError: the name is none of these.
@@ -110,7 +112,7 @@ def open_model(spec: str) -> ChatModel:
     if is_nano(spec) or spec.startswith("hf:") or Path(spec).is_dir():
         from dcr2ad.models.hf import HFModel
 
-        return HFModel.open(spec)
+        return HFModel.open(spec, precision=precision)
     raise UnknownNameError(f"no model named {spec!r}", "Use nano, hf:PATH, openai:MODEL@URL or the folder of a trained model")
 
 

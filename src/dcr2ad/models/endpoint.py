@@ -67,6 +67,7 @@ class EndpointModel:
         self._given = client
         self._prompts_unscored = False
         self._form: Callable[[Sequence[str]], dict[str, Any]] | None = None
+        self._takes_schema = True
 
     @classmethod
     def from_spec(cls, spec: str) -> EndpointModel:
@@ -120,7 +121,7 @@ class EndpointModel:
         """
         return self._parallel(lambda job: self._choose(*job), list(zip(prompts, options, strict=True)))
 
-    def _complete(self, prompt: Prompt, sampling: Sampling) -> list[Completion]:
+    def _complete(self, prompt: Prompt, sampling: Sampling, **more: Any) -> list[Completion]:
         try:
             reply = self._request(
                 prompt,
@@ -128,6 +129,7 @@ class EndpointModel:
                 temperature=sampling.temperature,
                 n=sampling.n,
                 seed=sampling.seed,
+                **more,
             )
         except Dcr2adError as error:
             return [Completion(text="", status="failed", error=str(error))] * sampling.n
@@ -146,6 +148,22 @@ class EndpointModel:
                 )
             )
         return found
+
+    def write_json(self, prompt: Prompt, schema: dict[str, Any], *, max_tokens: int, seed: int = 0) -> Completion:
+        """One answer held to a JSON schema where the server can (``response_format``); status as in `generate`.
+
+        A server that refuses the schema is asked again without: the prompt says what to write.
+        """
+        held = {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}
+        sampling = Sampling(max_new_tokens=max_tokens, temperature=0.7 if seed else 0.0, seed=seed)
+        if self._takes_schema:
+            done = self._complete(prompt, sampling, response_format=held)[0]
+            if done.status != "failed" or ("(400)" not in done.error and "(422)" not in done.error):
+                return done
+            plain = self._complete(prompt, sampling)[0]
+            self._takes_schema = plain.status == "failed"  # the schema was not what it minded
+            return plain
+        return self._complete(prompt, sampling)[0]
 
     def _score(self, prompt: Prompt, options: Sequence[str]) -> OptionScores:
         if not all(len(option.strip()) == 1 for option in options):

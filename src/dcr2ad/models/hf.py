@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from dcr2ad.artifacts import digest_file
 from dcr2ad.errors import Dcr2adError
@@ -22,7 +22,7 @@ from dcr2ad.models.adapters import MARKER, adapter_of, merge_for_inference, read
 from dcr2ad.models.base import ModelInfo
 from dcr2ad.models.prefix import PrefixRunner
 from dcr2ad.models.shipped import adapter_folder, is_nano
-from dcr2ad.models.vlm import TokenizedPrompt, VisionLanguageModel
+from dcr2ad.models.vlm import TokenizedPrompt, VisionLanguageModel, cpu_has_bfloat16
 from dcr2ad.types import Completion, OptionScores, Prompt, Sampling
 
 
@@ -42,8 +42,10 @@ class HFModel:
         self.runner = PrefixRunner(vlm)
 
     @classmethod
-    def open(cls, spec: str) -> HFModel:
+    def open(cls, spec: str, *, precision: Literal["fp32", "auto"] = "fp32") -> HFModel:
         """Open ``nano``, ``nano:NAME``, ``hf:PATH`` or a folder that a training stage wrote.
+
+        Adapters are merged in the type the weights were loaded in; `precision` is that of `dcr2ad.models.base.open_model`.
 
         Raises:
             ModelError: it cannot be built or loaded.
@@ -52,6 +54,8 @@ class HFModel:
         vlm = VisionLanguageModel.load(folder)
         for adapter in adapters:
             vlm.model = merge_for_inference(vlm.model, adapter)
+        if precision == "auto" and vlm.device.type == "cpu" and cpu_has_bfloat16():
+            vlm.model.to(torch.bfloat16)
         return cls(vlm, name=spec, digest=digest)
 
     @classmethod

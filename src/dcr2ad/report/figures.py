@@ -227,7 +227,7 @@ def radar(title: str, axes_names: Sequence[str], series: Mapping[str, Sequence[f
     """
     angles = np.linspace(0, 2 * math.pi, len(axes_names), endpoint=False)
     with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(6.4, 4.6), layout="constrained")
+        figure = Figure(figsize=(5.2, 4.9), layout="constrained")
         axes: Any = figure.add_subplot(projection="polar")
         axes.set_theta_offset(math.pi / 2)
         axes.set_theta_direction(-1)
@@ -246,7 +246,7 @@ def radar(title: str, axes_names: Sequence[str], series: Mapping[str, Sequence[f
         axes.grid(color=_LINE, linewidth=0.7)
         axes.spines["polar"].set_color(_LINE)
         axes.set_title(title, loc="left", color=_INK, fontsize=10.5, pad=18)
-        figure.legend(frameon=False, labelcolor=_INK, loc="outside right upper", handlelength=2.4)
+        figure.legend(frameon=False, labelcolor=_INK, loc="outside lower center", handlelength=2.4, ncols=2)
         return _svg(figure, title)
 
 

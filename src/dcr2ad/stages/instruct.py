@@ -23,18 +23,25 @@ from dcr2ad.artifacts import RecordWriter, StageFolder, digest_json, drop_torn_l
 from dcr2ad.config import InstructSettings
 from dcr2ad.datasets.folder import Part, Skipped, balanced_subset, read_folder, with_knowledge
 from dcr2ad.deception import candidates_for, choose_wrong_key
-from dcr2ad.errors import ImageError, InputError, UnknownNameError
+from dcr2ad.endpoint_teacher import open_teacher
+from dcr2ad.errors import ImageError, InputError
+from dcr2ad.geometry import sample_geometry
 from dcr2ad.images import load_image
 from dcr2ad.knowledge import KnowledgeBase
 from dcr2ad.leaks import Forbidden, Match
 from dcr2ad.questions import QuestionMaker, Rejected
 from dcr2ad.routing import LISTED
-from dcr2ad.teacher import BuiltinTeacher, Teacher, direct_answer
-from dcr2ad.types import ExpertFindings, Question, Record, Sample
+from dcr2ad.teacher import Teacher, direct_answer
+from dcr2ad.types import ExpertFindings, Question, Record, Sample, Trajectory
+from dcr2ad.verify import check_response
 from dcr2ad.wordings import BENCHMARK_WORDING, INSTRUCT_WORDING, QuestionWording
 
 _UNREADABLE, _SKIPPED, _FORBIDDEN = "image or mask cannot be read", "file skipped", "image is in a benchmark"
 """How the reason of a whole image begins in rejected.jsonl; the case follows after a colon."""
+
+_DENIED = "the response cannot stand"
+TRIES = 3
+"""How often a response is written that the mask denies; not in the paper, which revises by hand."""
 
 Progress = Callable[[int, int], None]
 """Called with images done and images in all."""
@@ -72,6 +79,8 @@ class BuildSummary(Record):
     """Questions with a worked response."""
     direct: int
     """Questions with a direct answer."""
+    rewritten: int = 0
+    """Responses that stand after having been written again: the mask denied the first."""
     rejected: dict[str, int] = Field(default_factory=dict)
     """Questions and images dropped, by reason."""
     skipped: dict[str, int] = Field(default_factory=dict)
@@ -91,6 +100,7 @@ def build_instructions(
     datasets: Sequence[str] = (),
     parts: Sequence[Part] = ("test",),
     forbidden: Forbidden | None = None,
+    teacher: Teacher | None = None,
 ) -> BuildSummary:
     """Make instruction data.
 
@@ -107,14 +117,14 @@ def build_instructions(
         parts: parts of a layout that are asked about. The train part holds the good images that serve as references; asked
             about themselves they are compared with another item, which for aligned templates is another place altogether.
         forbidden: images no question may be made of, nor be shown as a reference: those of a benchmark.
+        teacher: who writes the responses; None opens the one that `settings` names.
 
     Raises:
         InputError: the data cannot be read, or no question could be made.
         UnknownNameError: no such teacher.
         RunError: `out` holds the work of other settings or data.
     """
-    if settings.teacher != BuiltinTeacher.name:
-        raise UnknownNameError(f"no teacher {settings.teacher!r}", "The one that stands is 'builtin'")
+    teacher = open_teacher(settings.teacher, seed) if teacher is None else teacher
     chosen = _choose(data, knowledge_base, settings.split, settings.max_images, seed, datasets, parts)
     return _Build(
         chosen,
@@ -122,7 +132,7 @@ def build_instructions(
         INSTRUCT_WORDING,
         seed=seed,
         expert=expert if settings.expert else None,
-        teacher=BuiltinTeacher(seed),
+        teacher=teacher,
         direct_share=settings.direct_share,
         listed_share=settings.listed_share,
         forbidden=forbidden,
@@ -242,8 +252,12 @@ class _Build:
                     except ImageError as error:
                         rejected.write(Rejected(sample=sample.id, reason=f"{_UNREADABLE}: {error.what}"))
                     else:
-                        questions.write(*(self._respond(question) for question in made))
-                        rejected.write(*dropped)
+                        answered = [self._respond(question) for question in made]
+                        for question, item in zip(made, answered, strict=True):
+                            if isinstance(item, Rejected):  # a resumed run must not know of it either
+                                self._maker.balance.count(question, -1)
+                        questions.write(*(item for item in answered if isinstance(item, Question)))
+                        rejected.write(*dropped, *(item for item in answered if isinstance(item, Rejected)))
                         samples.write(seen)
                 if progress is not None:
                     progress(position, len(self._samples))
@@ -265,8 +279,11 @@ class _Build:
         findings, _ = self._expert.inspect(sample.image, sample.references)
         return sample.model_copy(update={"expert": findings})
 
-    def _respond(self, question: Question) -> Question:
-        """The question with its listed entries and its response, where there is a teacher."""
+    def _respond(self, question: Question) -> Question | Rejected:
+        """The question with its listed entries and its response, where there is a teacher.
+
+        A response that says of the mark what the mask denies is written again, `TRIES` times in all, and then dropped.
+        """
         if self._teacher is None:
             return question
         rng = random.Random(f"{self._seed}/{question.id}/response")
@@ -275,8 +292,21 @@ class _Build:
         if direct:
             response, who = direct_answer(question), "direct"
         else:
-            response, who = self._teacher.write(question, self._base.get(key) if key else None), self._teacher.name
-        update = {"response": response, "provenance": {**question.provenance, "teacher": who}}
+            response, who = None, self._teacher.name
+        tries, false = 1, ["no response"]
+        while response is None and tries <= TRIES:
+            written = self._teacher.write(question, self._base.get(key) if key else None, attempt=tries - 1)
+            false = (
+                [written] if isinstance(written, str) else check_response(question, written, sample_geometry(question.sample))
+            )
+            if isinstance(written, Trajectory) and not false:
+                response = written
+            else:
+                tries += 1
+        if response is None:
+            return Rejected(sample=question.sample.id, subtask=question.subtask, reason=f"{_DENIED}: {'; '.join(false)}")
+        provenance = {**question.provenance, "teacher": who, **({"tries": str(tries)} if tries > 1 else {})}
+        update: dict[str, Any] = {"response": response, "provenance": provenance}
         if listed and key:
             wrong, _ = choose_wrong_key(question.sample, key, self._base, seed=self._seed)
             update["candidates"] = candidates_for(key, wrong, question.sample, self._base, count=LISTED, seed=self._seed)
@@ -318,6 +348,7 @@ def _count(out: Path, skipped: Sequence[Skipped]) -> BuildSummary:
         subtasks[question.subtask.value] += 1
         objects[question.sample.object] += 1
         if question.response is not None:
+            kinds["rewritten"] += "tries" in question.provenance
             kinds["reasoned" if question.response.reasoning else "direct"] += 1
         letters.setdefault(str(len(question.options)), [0] * len(question.options))[question.answer] += 1
     reasons = Counter(item.reason.partition(":")[0] for item in read_records(out / "rejected.jsonl", Rejected))
@@ -331,6 +362,7 @@ def _count(out: Path, skipped: Sequence[Skipped]) -> BuildSummary:
         letters=dict(sorted(letters.items())),
         reasoned=kinds["reasoned"],
         direct=kinds["direct"],
+        rewritten=kinds["rewritten"],
         rejected={reason: n for reason, n in sorted(reasons.items()) if reason != _SKIPPED},
         skipped=dict(sorted(Counter(item.why for item in skipped).items())),
     )

@@ -22,7 +22,7 @@ from dcr2ad.artifacts import digest_file, digest_json, versions, write_text
 from dcr2ad.config import TrainSettings
 from dcr2ad.errors import InputError, ModelError
 from dcr2ad.models.adapters import MARKER, TrainedModel, merge_for_inference, with_adapter
-from dcr2ad.models.vlm import VisionLanguageModel
+from dcr2ad.models.vlm import VisionLanguageModel, cpu_has_bfloat16
 
 _VISION = ("visual", "vision_tower", "vision_model")
 _PROJECTOR = ("multi_modal_projector", "visual.merger", "connector")
@@ -88,11 +88,6 @@ def compute_dtype(vlm: VisionLanguageModel, settings: TrainSettings) -> torch.dt
     if settings.precision == "auto":
         return torch.bfloat16 if vlm.device.type != "cpu" or cpu_has_bfloat16() else torch.float32
     return {"fp32": torch.float32, "bf16": torch.bfloat16}[settings.precision]
-
-
-def cpu_has_bfloat16() -> bool:
-    """Whether this CPU multiplies in bfloat16 (AVX-512 BF16 or AMX); one that only emulates it is several times slower so."""
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
 def save_trained(vlm: VisionLanguageModel, folder: str | Path, about: dict[str, Any], *, dtype: torch.dtype) -> TrainedModel:
