@@ -16,6 +16,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
+
 from dcr2ad.artifacts import digest_file
 from dcr2ad.errors import Dcr2adError
 from dcr2ad.models.adapters import MARKER, adapter_of, merge_for_inference, read_trained
