@@ -6,6 +6,8 @@ data sets (Section 4.1) and no reader.
 
     index.jsonl   one row an image: image, label good|defect; optional dataset, category, part, defect, mask, ref, group, split
     MVTec         <category>/{train/good, test/good, test/<defect>, ground_truth/<defect>/<stem>_mask.png}; one or several
+                  the train part's folder may be named as in DS-MVTec (image/, rbg_mask/), a mask be a folder of masks (LOCO)
+    Real-IAD, VisA  by their lists, see `dcr2ad.datasets.layouts`
     plain         good/, bad/ or bad/<defect>/
 """
 
@@ -18,21 +20,19 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import product
 from pathlib import Path
-from typing import Literal, Protocol
-
-from pydantic import BaseModel, ConfigDict
+from typing import Protocol
 
 from dcr2ad.artifacts import read_records
+from dcr2ad.datasets.layouts import Part, Row, is_real_iad, real_iad_rows, visa_list, visa_rows
 from dcr2ad.errors import InputError
 from dcr2ad.images import SUFFIXES
 from dcr2ad.types import KnowledgeEntry, Record, Sample
-
-Part = Literal["train", "test"]
 
 INDEX_NAME = "index.jsonl"
 GOOD_NAMES = frozenset({"good", "ok", "normal"})
 BAD_NAMES = frozenset({"bad", "ng", "defect", "defective", "anomalous"})
 
+_MASK_FOLDERS = ("ground_truth", "rbg_mask", "rgb_mask")
 _MADE_SPLITS = ("train", "dev")
 _WORDS = {"pcb": "printed circuit board", "solar_cell_mono": "solar cell", "solar_cell_poly": "solar cell"}
 
@@ -53,23 +53,6 @@ class ResolvesLabels(Protocol):
         """The entry a label means, or None."""
 
 
-class _Row(BaseModel):
-    """One image as its layout describes it; paths are relative to the root. Unknown fields of an index are ignored."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    image: str
-    label: Literal["good", "defect"]
-    dataset: str = ""
-    category: str = ""
-    part: Part = "test"
-    defect: str | None = None
-    mask: str | None = None
-    ref: str | None = None
-    group: str | None = None
-    split: str = ""
-
-
 class FolderReading:
     """The samples of one folder: iterate for samples; `skipped` tells what the last iteration left out.
 
@@ -78,7 +61,7 @@ class FolderReading:
     """
 
     def __init__(
-        self, root: Path, rows: Sequence[_Row], *, layout: str, wanted: Sequence[_Row], references: int, name: str | None
+        self, root: Path, rows: Sequence[Row], *, layout: str, wanted: Sequence[Row], references: int, name: str | None
     ) -> None:
         self.layout = layout
         """``index``, ``mvtec`` or ``plain``."""
@@ -87,10 +70,10 @@ class FolderReading:
         self._count = references
         self._name = name
         self._skipped: dict[Path, Skipped] = {}
-        self._pools: dict[tuple[str, str, str, Part], list[_Row]] = defaultdict(list)
+        self._pools: dict[tuple[str, str, str, str, Part], list[Row]] = defaultdict(list)
         for row in rows:
-            if row.label == "good":
-                self._pools[row.dataset, row.category, row.split, row.part].append(row)
+            if row.label == "good" and row.serves:
+                self._pools[row.dataset, row.category, row.view, row.split, row.part].append(row)
 
     @property
     def skipped(self) -> tuple[Skipped, ...]:
@@ -109,8 +92,9 @@ class FolderReading:
             if self._usable(row.image, "the image is left out"):
                 yield self._sample(row)
 
-    def _sample(self, row: _Row) -> Sample:
-        masks = (row.mask,) if row.mask and self._usable(row.mask, "the image is kept without its mask") else ()
+    def _sample(self, row: Row) -> Sample:
+        named = row.masks or ((row.mask,) if row.mask else ())
+        masks = tuple(name for name in named if self._usable(name, "the image is kept without its mask"))
         return Sample(
             id=row.image,
             image=str(self._root / row.image),
@@ -124,7 +108,7 @@ class FolderReading:
             split=row.split,
         )
 
-    def _references(self, row: _Row) -> list[str]:
+    def _references(self, row: Row) -> list[str]:
         """The row's own reference, then good images of the same category and split from other groups.
 
         The order is fixed for each image and begins at another place for each, so that not all share one reference.
@@ -137,7 +121,7 @@ class FolderReading:
                 chosen.append(name)
         return chosen
 
-    def _candidates(self, row: _Row) -> Iterator[str]:
+    def _candidates(self, row: Row) -> Iterator[str]:
         if row.ref:
             yield row.ref
         # A split the layout did not make itself may be crossed for want of another reference; an index's never.
@@ -145,7 +129,7 @@ class FolderReading:
         parts: tuple[Part, ...] = ("train", "test")
         start = zlib.crc32(row.image.encode())
         for split, part in product(splits, parts):
-            pool = self._pools.get((row.dataset, row.category, split, part), [])
+            pool = self._pools.get((row.dataset, row.category, row.view, split, part), [])
             for offset in range(len(pool)):
                 other = pool[(start + offset) % len(pool)]
                 if other.image != row.image and (row.group is None or other.group != row.group):
@@ -258,7 +242,7 @@ def _take_turns(queues: Sequence[Iterator[Sample]]) -> Iterator[Sample]:
         waiting = still
 
 
-def _list_rows(path: Path) -> tuple[Path, str, list[_Row]]:
+def _list_rows(path: Path) -> tuple[Path, str, list[Row]]:
     """Root, layout and rows of whatever `path` is."""
     if not path.exists():
         raise InputError(f"no such folder: {path}", "Check the path")
@@ -266,8 +250,12 @@ def _list_rows(path: Path) -> tuple[Path, str, list[_Row]]:
     if index.is_file():
         if index.suffix != ".jsonl":
             raise InputError(f"{path} is no index file", "Name a folder, or a JSONL file with one row an image")
-        rows = [row.model_copy(update={"dataset": row.dataset or index.parent.name}) for row in read_records(index, _Row)]
+        rows = [row.model_copy(update={"dataset": row.dataset or index.parent.name}) for row in read_records(index, Row)]
         return index.parent, "index", rows
+    if is_real_iad(path):
+        return path, "real-iad", _with_splits(real_iad_rows(path))
+    if (file := visa_list(path)) is not None:
+        return path, "visa", _with_splits(visa_rows(file))
     categories = [path] if _is_category(path) else [child for child in _folders(path) if _is_category(child)]
     if categories:
         root = categories[0].parent
@@ -281,38 +269,40 @@ def _list_rows(path: Path) -> tuple[Path, str, list[_Row]]:
 
 
 def _is_category(folder: Path) -> bool:
-    return (folder / "test").is_dir() or (folder / "train" / "good").is_dir()
+    return (folder / "test").is_dir() or (folder / "train" / "good").is_dir() or (folder / "image" / "good").is_dir()
 
 
-def _category_rows(category: Path) -> Iterator[_Row]:
+def _category_rows(category: Path) -> Iterator[Row]:
     """Rows of one MVTec category."""
     root = category.parent
-    parts: tuple[Part, ...] = ("train", "test")
-    for part in parts:
-        for kind in _folders(category / part):
+    shelves: list[tuple[Part, str]] = [("train", "train"), ("test", "test"), ("test", "image")]
+    for part, shelf in shelves:
+        for kind in _folders(category / shelf):
             is_good = kind.name.lower() in GOOD_NAMES
             for image in _images(kind):
-                yield _Row(
+                yield Row(
                     image=image.relative_to(root).as_posix(),
                     label="good" if is_good else "defect",
                     dataset=root.name,
                     category=category.name,
                     part=part,
                     defect=None if is_good else kind.name,
-                    mask=None if is_good else _mask_name(category / "ground_truth" / kind.name, image, root),
+                    masks=() if is_good else _mask_names(category, kind.name, image),
                 )
 
 
-def _mask_name(folder: Path, image: Path, root: Path) -> str | None:
-    """The mask of an image; the expected name where there is none, None where the layout has no masks for this defect."""
-    if not folder.is_dir():
-        return None
-    names = [f"{image.stem}_mask.png", f"{image.stem}.png"]
-    found = next((name for name in names if (folder / name).is_file()), names[0])
-    return (folder / found).relative_to(root).as_posix()
+def _mask_names(category: Path, kind: str, image: Path) -> tuple[str, ...]:
+    """The masks of an image; the expected name where there is none, nothing where the layout has no masks for this defect."""
+    folder = next((f for name in _MASK_FOLDERS if (f := category / name / kind).is_dir()), None)
+    if folder is None:
+        return ()
+    inside = _images(folder / image.stem) if (folder / image.stem).is_dir() else []
+    names = [folder / f"{image.stem}_mask.png", folder / f"{image.stem}.png"]
+    found = inside or [next((name for name in names if name.is_file()), names[0])]
+    return tuple(path.relative_to(category.parent).as_posix() for path in found)
 
 
-def _plain_rows(root: Path) -> Iterator[_Row]:
+def _plain_rows(root: Path) -> Iterator[Row]:
     """Rows of good and bad folders; a folder inside the bad one names the kind of defect."""
     for folder in _folders(root):
         name = folder.name.lower()
@@ -320,7 +310,7 @@ def _plain_rows(root: Path) -> Iterator[_Row]:
             continue
         for image in (*_images(folder), *(image for kind in _folders(folder) for image in _images(kind))):
             kind = None if image.parent == folder or name in GOOD_NAMES else image.parent.name
-            yield _Row(
+            yield Row(
                 image=image.relative_to(root).as_posix(),
                 label="good" if name in GOOD_NAMES else "defect",
                 dataset=root.name,
@@ -329,14 +319,20 @@ def _plain_rows(root: Path) -> Iterator[_Row]:
             )
 
 
-def _with_splits(rows: Iterable[_Row]) -> list[_Row]:
-    """Rows of a layout without splits: of each folder the second of every three images is ``dev``."""
+def _with_splits(rows: Iterable[Row]) -> list[Row]:
+    """Rows of a layout without splits: of each folder the second of every three images, or groups, is ``dev``."""
     seen: Counter[tuple[str, str, str | None, str]] = Counter()
+    groups: dict[str, str] = {}
     out = []
     for row in rows:
         key = (row.category, row.part, row.defect, row.label)
-        out.append(row.model_copy(update={"split": "dev" if seen[key] % 3 == 1 else "train"}))
-        seen[key] += 1
+        split = groups.get(row.group or "")
+        if split is None:
+            split = "dev" if seen[key] % 3 == 1 else "train"
+            seen[key] += 1
+            if row.group is not None:
+                groups[row.group] = split
+        out.append(row.model_copy(update={"split": split}))
     return out
 
 
