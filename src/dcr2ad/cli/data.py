@@ -98,3 +98,36 @@ def data_blind(questions: Questions, seed: Seed = 0) -> None:
 
     if not run_blind(questions, seed=seed):
         raise typer.Exit(1)
+
+
+@data_app.command("check")
+def data_check(
+    data: Annotated[Path, typer.Argument(help="Folder of labelled photographs, in any layout that is read.")],
+    dataset: Datasets = None,
+) -> None:
+    """Open and hash every image and mask, count, and name what is wrong; exit status 1 where anything is."""
+    from dcr2ad.commands.data import run_check
+
+    if not run_check(data, datasets=dataset or []):
+        raise typer.Exit(1)
+
+
+@data_app.command("stats")
+def data_stats(questions: Questions) -> None:
+    """Count questions by component (good, defective), sub-task and object (Figure 5 of the paper)."""
+    from dcr2ad.commands.data import run_stats
+
+    run_stats(questions)
+
+
+@data_app.command("export")
+def data_export(
+    questions: Questions,
+    out: Annotated[Path, typer.Option("--out", "-o", help="File to write.")],
+    form: Annotated[str, typer.Option("--format", help="sharegpt, llamafactory, trl or parquet.")] = "sharegpt",
+    knowledge: Base = None,
+) -> None:
+    """Write instruction data in the form of another trainer."""
+    from dcr2ad.commands.data import run_data_export
+
+    run_data_export(questions, out, form=form, knowledge=knowledge)

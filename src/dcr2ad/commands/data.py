@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -108,6 +109,43 @@ def run_blind(path: Path, *, seed: int = 0) -> bool:
         verdict = f"{'even' if found.passes else 'uneven'} (chi-square {found.statistic:.2f}, limit {found.limit:.2f})"
         say(f"right letters of {found.options} options: {', '.join(map(str, found.counts))}; {verdict}")
     return all(score.verdict != "leaks" for score in scores) and all(found.passes for found in letters)
+
+
+def run_check(data: Path, *, datasets: Sequence[str] = ()) -> bool:
+    """Verb `data check`; returns whether nothing is wrong."""
+    from dcr2ad.datasets.check import check_folder
+    from dcr2ad.datasets.folder import read_folder
+
+    must_exist(data)
+    with console.progress("check") as update:
+        found = check_folder(read_folder(data, datasets=datasets), update)
+    counts = found.model_dump(exclude={"findings"})
+    rows = [(name.replace("_", " "), value) for name, value in counts.items()]
+    console.out.print(console.table("data", ("count", ""), rows))
+    for finding in found.findings:
+        say(f"{finding.path}: {finding.what}")
+    for what, count in found.counts.items():
+        say(f"{count} x {what}")
+    return not found.findings
+
+
+def run_stats(path: Path) -> None:
+    """Verb `data stats`."""
+    questions = _read_questions(path)
+    counts = Counter(
+        ("defective" if question.sample.is_anomalous else "good", question.subtask.value, question.sample.object)
+        for question in questions
+    )
+    rows = [(*key, count, f"{count / len(questions):.1%}") for key, count in sorted(counts.items())]
+    console.out.print(console.table(f"{len(questions)} questions", ("component", "sub-task", "object", "questions", ""), rows))
+
+
+def run_data_export(path: Path, out: Path, *, form: str, knowledge: Path | None) -> None:
+    """Verb `data export`."""
+    from dcr2ad.datasets.export import export_questions
+
+    written = export_questions(_read_questions(path), load_knowledge(knowledge), out, form)
+    say(f"{written} questions written: {out}")
 
 
 def _read_questions(path: Path) -> list[Question]:
