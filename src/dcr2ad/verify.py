@@ -4,9 +4,9 @@ Reads texts and `Geometry`; returns the statements that the mask denies. Knows n
 The paper verifies annotations against pixel masks without saying how; the rules and thresholds here are ours.
 
 A place holds where its cells have `SHARE` of the mask, or most of one of several defects; all places named of the mark
-together must have `TOGETHER` of the mask. A size holds within a factor `SLACK` of its class; a number where the mask, with
-small gaps open or closed, has that many regions. What a clause says of the expert, denies, or quotes is not a statement about
-the mark. "Near the rim" is checked against the part's outline where it is known, else against the picture's.
+together must have `TOGETHER` of the mask, or its chief cell. A size holds within a factor `SLACK` of its class; a number where
+the mask, with small gaps open or closed, has that many regions. What a clause says of the expert, denies, or quotes is not a
+statement about the mark. "Near the rim" is checked against the part's outline where it is known, else against the picture's.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def false_statements(text: str, geometry: Geometry, foreground: np.ndarray | Non
         ]
         found += _false_sizes(clause, geometry)
         found += _false_numbers(clause, geometry)
-    if said and not found and sum(geometry.shares[cell] for cell in said) < TOGETHER:
+    if said and not found and geometry.cell not in said and sum(geometry.shares[cell] for cell in said) < TOGETHER:
         found.append(f"the places named hold less than a third of the mask, which is {_where(geometry)}")
     return found
 
