@@ -99,6 +99,7 @@ def test_a_whole_model_is_packed_small_with_manifest_and_card(folder: Path, tmp_
     assert 2 <= made.extracted["rank"] <= 64 and made.extracted["error"] < 0.04
     merged = merge_for_inference(load(folder), tmp_path / "packed")
     assert same(merged, tuned(folder, rank=2), 0.2) and not same(merged, load(folder), 0.2)
+    assert all(file.stat().st_mode & 0o044 == 0o044 for file in (tmp_path / "packed").iterdir())
     card = (tmp_path / "packed" / "README.md").read_text()
     for words in ("mtd 1", "research only", made.digest, "Nobody has measured it yet", "cut from a full fine-tuning"):
         assert words in card

@@ -92,4 +92,5 @@ def _round(source: Path, target: Path) -> None:
 
     tensors = {name: value.to(torch.bfloat16) for name, value in load_file(source / "adapter_model.safetensors").items()}
     save_file(tensors, target / "adapter_model.safetensors", metadata={"format": "pt"})
+    (target / "adapter_model.safetensors").chmod(0o644)  # written for its owner alone, and to be installed for all
     shutil.copy2(source / "adapter_config.json", target)
