@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from dcr2ad.deception import candidates_for, choose_wrong_key, holds_too
-from dcr2ad.errors import UnknownNameError
+from dcr2ad.errors import CannotScoreError, UnknownNameError
 from dcr2ad.knowledge.base import KnowledgeBase
 from dcr2ad.models.base import ModelInfo
 from dcr2ad.models.hf import HFModel
 from dcr2ad.models.scripted import ScriptedModel
 from dcr2ad.prompts import build_prompt, detection_question, knowledge_prompt
 from dcr2ad.routing import LISTED, rank_titles, route, route_sample
-from dcr2ad.types import Prompt, RouteMode, Sample
+from dcr2ad.types import OptionScores, Prompt, RouteMode, Sample
 from tests.tiny import tiny_internvl, tiny_photograph
 
 BASE = KnowledgeBase.builtin()
@@ -198,3 +199,40 @@ def test_an_endpoint_ranks_by_letters_over_the_whole_base(tmp_path: Path, mode: 
     if mode != "listed":
         assert {r.key for r in routing.ranking} == {entry.key for entry in BASE}
         assert all(any(f". {entry.title}\n" in f"{text}\n" for text in set(asked)) for entry in BASE)
+
+
+class _Held(_Endpoint):
+    """A server without log-probabilities, held to letters: it writes that of the title it prefers, else the last."""
+
+    def __init__(self, title: str) -> None:
+        super().__init__(lambda prompt: "", lambda prompt, option: 0.0)
+        self._title = title
+
+    def score(self, prompts: Sequence[Prompt], options: Sequence[Sequence[str]]) -> list[OptionScores]:
+        raise CannotScoreError("no log-probabilities", "")
+
+    def choose(self, prompts: Sequence[Prompt], options: Sequence[Sequence[str]]) -> list[int]:
+        found = []
+        for prompt, letters in zip(prompts, options, strict=True):
+            text = "".join(part.text for part in prompt.parts if part.kind == "text")
+            found.append(
+                next((i for i, letter in enumerate(letters) if f"\n{letter}. {self._title}\n" in f"{text}\n"), len(letters) - 1)
+            )
+        return found
+
+
+@pytest.mark.parametrize("mode", ["listed", "recall", "hybrid"])
+def test_a_server_without_probabilities_is_held_to_the_candidates(tmp_path: Path, mode: RouteMode) -> None:
+    entry = BASE.entries[3]
+    shot = sample(tmp_path)
+    routing = route(
+        _Held(entry.title),
+        shot.image,
+        shot.references,
+        detection_question("q", shot),
+        BASE,
+        mode=mode,
+        candidates=[e.key for e in BASE.entries[:6]],
+    )
+    assert routing.ranking[0].key == entry.key
+    assert routing.ranking[0].probability > 0.9

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dcr2ad.knowledge.base import KnowledgeBase
-from dcr2ad.models.base import ChatModel, letter_probabilities, softmax
+from dcr2ad.models.base import ChatModel, letter_choices, softmax
 from dcr2ad.prompts import (
     answer_prompt,
     build_prompt,
@@ -202,7 +202,7 @@ def _recall(model: ChatModel, asked: _Asked, entries: Sequence[KnowledgeEntry]) 
     count = math.ceil(len(entries) / GROUP)
     groups = [entries[first::count] for first in range(count)]
     prompts = [asked.lettered([*(entry.title for entry in group), NONE_OF_THESE]) for group in groups]
-    found = letter_probabilities(model, prompts, [len(group) + 1 for group in groups])
+    found = letter_choices(model, prompts, [len(group) + 1 for group in groups])
     odds = {
         entry.key: p / max(probabilities[-1], 1e-9)
         for group, probabilities in zip(groups, found, strict=True)
@@ -221,7 +221,7 @@ def _pick(
     turns = [[*listed[turn:], *listed[:turn]] for turn in (round(i * len(listed) / count) for i in range(count))]
     if model.info.backend == "openai":
         prompts = [asked.lettered([entry.title for entry in turn], turn) for turn in turns]
-        letters = letter_probabilities(model, prompts, [len(turn) for turn in turns])
+        letters = letter_choices(model, prompts, [len(turn) for turn in turns])
         found = [{e.key: p for e, p in zip(turn, ps, strict=True)} for turn, ps in zip(turns, letters, strict=True)]
     else:
         found = _title_probabilities(model, [(asked.prompt(turn), turn) for turn in turns])

@@ -9,11 +9,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from pydantic import Field
 
-from dcr2ad.errors import UnknownNameError
+from dcr2ad.errors import CannotScoreError, UnknownNameError
 from dcr2ad.models.shipped import is_nano
 from dcr2ad.parsing import LETTERS
 from dcr2ad.types import Completion, OptionScores, Prompt, Record, RouteMode, RoutingCalibration, Sampling
@@ -59,6 +59,31 @@ class ChatModel(Protocol):
             CannotScoreError: the backend gives no probabilities.
         """
         ...
+
+
+@runtime_checkable
+class Chooser(Protocol):
+    """A model that can be held to given answers, where it gives no probabilities of them."""
+
+    def choose(self, prompts: Sequence[Prompt], options: Sequence[Sequence[str]]) -> list[int]:
+        """For N prompts the index of the option that is written when nothing else may be."""
+        ...
+
+
+def letter_choices(model: ChatModel, prompts: Sequence[Prompt], counts: Sequence[int]) -> list[tuple[float, ...]]:
+    """`letter_probabilities`, or, of a model that gives none, 1 for the letter it writes when held to the letters.
+
+    Raises:
+        CannotScoreError: it gives no probabilities and cannot be held to given answers.
+        ModelError: its server cannot be reached, or keeps to no form of answer.
+    """
+    try:
+        return letter_probabilities(model, prompts, counts)
+    except CannotScoreError:
+        if not isinstance(model, Chooser):
+            raise
+        chosen = model.choose(prompts, [LETTERS[:count] for count in counts])
+        return [tuple(float(i == index) for i in range(count)) for index, count in zip(chosen, counts, strict=True)]
 
 
 def letter_probabilities(model: ChatModel, prompts: Sequence[Prompt], counts: Sequence[int]) -> list[tuple[float, ...]]:

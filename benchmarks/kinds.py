@@ -1,0 +1,78 @@
+"""How often the reader of kinds names the right defect: fitted on `train`, asked on `dev`.
+
+    python benchmarks/kinds.py --data FOLDER --fit mtd --fit deeppcb --fit bsdata --fit cookies
+
+Prints, for each object of the data set, the share of defects whose first guess, or one of the three told, is the labelled
+kind, with a 95 % interval (bootstrap over physical items), beside always guessing the object's commonest kind, and the mean
+probability claimed by the first guess. Objects the reader was not fitted on are listed as such. The last line is JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from collections import Counter, defaultdict
+from pathlib import Path
+
+import numpy as np
+
+from dcr2ad.datasets.folder import read_folder, with_knowledge
+from dcr2ad.expert import Expert
+from dcr2ad.knowledge import KnowledgeBase
+from dcr2ad.stages.kinds import expert_with_kinds, fit_kinds
+from dcr2ad.types import Sample
+
+RESAMPLES = 2000
+
+
+def interval(right: list[bool], groups: list[str]) -> tuple[float, float]:
+    """95 % of the mean, items of a group drawn together; per cent."""
+    totals: dict[str, list[int]] = defaultdict(lambda: [0, 0])
+    for hit, group in zip(right, groups, strict=True):
+        totals[group][0] += hit
+        totals[group][1] += 1
+    sums = np.array(list(totals.values()), dtype=float)
+    weights = np.random.default_rng(0).multinomial(len(sums), np.full(len(sums), 1 / len(sums)), size=RESAMPLES)
+    drawn = weights @ sums
+    low, high = np.percentile(100 * drawn[:, 0] / drawn[:, 1], [2.5, 97.5])
+    return float(low), float(high)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--fit", action="append", required=True, help="data set fitted on; may repeat")
+    asked = parser.parse_args()
+    base, expert = KnowledgeBase.builtin(), Expert()
+    with tempfile.TemporaryDirectory() as folder:
+        fitted = fit_kinds(asked.data, folder, base, expert, datasets=asked.fit)
+        expert_with_kinds(Path(folder), expert)
+    print("fitted on", fitted.defects, "defects; held-out first guess right:", fitted.right)
+    by_object: dict[str, list[Sample]] = defaultdict(list)
+    for sample in with_knowledge(read_folder(asked.data, split="dev"), base):
+        if sample.is_anomalous and sample.right_key and sample.references:
+            by_object[sample.object].append(sample)
+    results = {}
+    for name, samples in sorted(by_object.items()):
+        told = [expert.inspect(sample.image, sample.references)[0].kinds for sample in samples]
+        groups = [sample.group or sample.id for sample in samples]
+        first = [kinds[0].key == sample.right_key for kinds, sample in zip(told, samples, strict=True)]
+        among = [sample.right_key in {kind.key for kind in kinds} for kinds, sample in zip(told, samples, strict=True)]
+        low, high = interval(first, groups)
+        results[name] = {
+            "seen": samples[0].dataset in asked.fit,
+            "defects": len(samples),
+            "kinds": len({sample.right_key for sample in samples}),
+            "first": round(100 * float(np.mean(first)), 1),
+            "interval": [round(low, 1), round(high, 1)],
+            "among_three": round(100 * float(np.mean(among)), 1),
+            "commonest": round(100 * max(Counter(sample.right_key for sample in samples).values()) / len(samples), 1),
+            "claimed": round(100 * float(np.mean([kinds[0].probability for kinds in told])), 1),
+        }
+        print(name, results[name])
+    print(json.dumps(results))
+
+
+if __name__ == "__main__":
+    main()
