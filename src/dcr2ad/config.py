@@ -54,6 +54,8 @@ class InstructSettings(Settings):
     """Requests a minute sent to a teacher behind a server, at most; None is no limit. Not in the paper."""
     teacher_prices: tuple[float, float] | None = None
     """Price of a million tokens sent and of a million written, for the cost printed; not in the paper."""
+    draw_defects: int = Field(default=0, ge=0, le=100)
+    """Defects drawn onto each good photograph, one a picture, taken beside the real ones; not in the paper."""
     expert: bool = True
     """Whether the visual expert's findings are computed and stored for the prompts; not in the paper."""
     kinds: bool = False

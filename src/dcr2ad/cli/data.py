@@ -10,17 +10,21 @@ import typer
 
 from dcr2ad.cli.options import Base, Datasets, Fresh, Kinds, Out, RecipeFile, Seed, app, data_app
 
+Sheet = Annotated[Path | None, typer.Option(help="PNG to write: the drawn defects beside their masks, to look at.")]
+
 
 @app.command()
 def draw(
     out: Out = Path("runs/drawn"),
-    count: Annotated[int, typer.Option("-n", help="Pictures of each part and defect.")] = 10,
+    count: Annotated[int, typer.Option("-n", help="Pictures of each part and defect; with --onto, of each photograph.")] = 10,
     seed: Seed = 0,
+    onto: Annotated[Path | None, typer.Option(help="Draw defects onto the good photographs of this folder.")] = None,
+    contact_sheet: Sheet = None,
 ) -> None:
-    """Draw labelled parts with exact masks: data without a download (MVTec layout)."""
+    """Draw labelled parts, or defects onto good photographs, with exact masks (MVTec layout)."""
     from dcr2ad.commands.data import run_draw
 
-    run_draw(out, count=count, seed=seed)
+    run_draw(out, count=count, seed=seed, onto=onto, contact_sheet=contact_sheet)
 
 
 @app.command()
@@ -46,6 +50,10 @@ def instruct(
     recipe: RecipeFile = None,
     knowledge: Base = None,
     teacher: Annotated[str | None, typer.Option(help="builtin, or openai:MODEL@URL; default: the recipe's.")] = None,
+    draw_defects: Annotated[
+        int | None, typer.Option(min=0, max=100, help="Defects drawn onto each good photograph, beside the real ones.")
+    ] = None,
+    contact_sheet: Sheet = None,
     seed: Seed = 0,
     fresh: Fresh = False,
     forbid: Annotated[
@@ -69,6 +77,8 @@ def instruct(
         forbid=forbid or [],
         teacher=teacher,
         kinds=kinds,
+        draw_defects=draw_defects,
+        contact_sheet=contact_sheet,
     )
 
 

@@ -4,22 +4,55 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 
 from dcr2ad import console
-from dcr2ad.artifacts import read_records
+from dcr2ad.artifacts import read_records, write_bytes
 from dcr2ad.commands.common import load_knowledge, must_exist, print_counts, read_recipe, say
+from dcr2ad.datasets.folder import read_folder
+from dcr2ad.datasets.onto import DRAWN
 from dcr2ad.errors import InputError
+from dcr2ad.images import load_image, load_mask
 from dcr2ad.leaks import Forbidden, read_forbidden
-from dcr2ad.types import Question
+from dcr2ad.types import Question, Sample
 
 
-def run_draw(out: Path, *, count: int, seed: int) -> None:
+def run_draw(out: Path, *, count: int, seed: int, onto: Path | None = None, contact_sheet: Path | None = None) -> None:
     """Verb `draw`."""
-    from dcr2ad.datasets.drawn import write_drawn
+    if onto is None:
+        from dcr2ad.datasets.drawn import write_drawn
 
-    written = write_drawn(out, count, seed)
-    console.err.print(f"{written} pictures with masks in {out}", markup=False)
+        say(f"{write_drawn(out, count, seed)} pictures with masks in {out}")
+    else:
+        must_exist(onto)
+        from dcr2ad.datasets.onto import write_onto
+
+        good = [sample for sample in read_folder(onto) if not sample.is_anomalous]
+        with console.progress("draw") as update:
+            done, dropped = write_onto(good, out, count, load_knowledge(None), seed=seed, progress=update)
+        say(f"{len(done)} defects drawn onto {len(good)} good photographs, with masks in {out}")
+        for why, number in sorted(dropped.items()):
+            say(f"{number} left out: {why}")
+    if contact_sheet is not None:
+        write_sheet(contact_sheet, [sample for sample in read_folder(out) if sample.is_anomalous])
+
+
+def write_sheet(path: Path, samples: Sequence[Sample]) -> None:
+    """A contact sheet of defective pictures, evenly over all of them, each beside its mask."""
+    from dcr2ad.report.sheet import MOST, contact_sheet
+
+    if not samples:
+        raise InputError("no picture for the contact sheet", "Draw some: see --draw-defects")
+    shown = [samples[index * len(samples) // min(MOST, len(samples))] for index in range(min(MOST, len(samples)))]
+    pictures = []
+    for sample in shown:
+        mask = load_mask(sample.masks[0]) if sample.masks else None
+        pictures.append((f"{sample.object}: {sample.defect}", load_image(sample.image), mask))
+    buffer = BytesIO()
+    contact_sheet(pictures).save(buffer, format="PNG")
+    write_bytes(path, buffer.getvalue())
+    say(f"contact sheet of {len(shown)}: {path}")
 
 
 def run_kinds(data: Path, out: Path, *, split: str, datasets: Sequence[str], knowledge: Path | None) -> None:
@@ -45,6 +78,8 @@ def run_instruct(
     forbid: Sequence[Path] = (),
     teacher: str | None = None,
     kinds: Path | None = None,
+    draw_defects: int | None = None,
+    contact_sheet: Path | None = None,
 ) -> None:
     """Verb `instruct`."""
     must_exist(data)
@@ -56,6 +91,8 @@ def run_instruct(
     settings = read_recipe(recipe).instruct
     if teacher is not None:
         settings = settings.model_copy(update={"teacher": teacher})
+    if draw_defects is not None:
+        settings = settings.model_copy(update={"draw_defects": draw_defects})
     expert = expert_with_kinds(kinds, Expert()) if settings.expert else None
     forbidden = _read_forbidden(forbid)
     writer = open_teacher(settings.teacher, seed, per_minute=settings.teacher_per_minute)
@@ -76,6 +113,9 @@ def run_instruct(
     if kinds is not None:
         pass_on(kinds, out)
     print_counts("instruct", made.model_dump(), out / "questions.jsonl")
+    if contact_sheet is not None:
+        drawn = (sample for sample in read_records(out / "samples.jsonl", Sample) if sample.id.startswith(DRAWN))
+        write_sheet(contact_sheet, list(drawn))
     denied = made.rejected.get("the response cannot stand", 0)
     rate = (denied + made.rewritten) / max(1, made.reasoned + denied)
     say(f"checked against masks: {rate:.1%} of responses denied at first; {made.rewritten} rewritten, {denied} dropped")
@@ -114,7 +154,6 @@ def run_blind(path: Path, *, seed: int = 0) -> bool:
 def run_check(data: Path, *, datasets: Sequence[str] = ()) -> bool:
     """Verb `data check`; returns whether nothing is wrong."""
     from dcr2ad.datasets.check import check_folder
-    from dcr2ad.datasets.folder import read_folder
 
     must_exist(data)
     with console.progress("check") as update:

@@ -42,11 +42,13 @@ class _Surface(NamedTuple):
     """Boolean, shape ``(height, width)``."""
     light: tuple[float, float]
     """Unit vector towards the light, x to the right and y down."""
+    scale: float = 1.0
+    """Factor of the defect's size."""
 
     @property
     def size(self) -> float:
         """Length that sizes of defects are measured in: the side of a square as large as the foreground."""
-        return float(np.sqrt(self.foreground.sum()))
+        return float(np.sqrt(self.foreground.sum())) * self.scale
 
 
 def draw_defect(
@@ -65,7 +67,8 @@ def draw_defect(
         kind: one of `DEFECT_KINDS`.
         seed: decides place, form and size.
         foreground: boolean mask of the part, shape ``(height, width)``; None estimates it.
-        strength: opacity of the defect, above 0; below 1 is harder to see.
+        strength: above 0; below 1 is harder to see. Opacity of scratches, cracks and dirt, size of the others: a pale hole is
+            no hole.
         light: direction towards the light, x to the right and y down, of length one.
 
     Returns:
@@ -73,7 +76,7 @@ def draw_defect(
 
     Raises:
         UnknownNameError: no such kind.
-        ImageError: the foreground is empty or of another size.
+        ImageError: the foreground is empty or of another size; or a chip is wanted of an estimated foreground without outline.
     """
     if kind not in _PAINTERS:
         raise UnknownNameError(f"no drawn defect {kind!r}", f"Kinds: {', '.join(DEFECT_KINDS)}")
@@ -81,9 +84,14 @@ def draw_defect(
     inside = estimate_foreground(image) if foreground is None else np.asarray(foreground, dtype=bool)
     if inside.shape != rgb.shape[:2] or not inside.any():
         raise ImageError(f"a foreground of {inside.sum()} pixels does not fit the image", "Give a mask of the image's size")
+    if kind == "chip" and foreground is None and not _has_outline(inside):
+        raise ImageError(
+            "a chip needs the part's whole outline, which is not seen", "Draw another kind, or give the foreground"
+        )
     rng = random.Random(f"{seed}/{kind}")
-    layer = _PAINTERS[kind](_Surface(rgb, inside, light), rng)
-    opacity = np.clip(layer.opacity * strength, 0, 1) * inside
+    pale = kind in _PALE
+    layer = _PAINTERS[kind](_Surface(rgb, inside, light, 1.0 if pale else strength), rng)
+    opacity = np.clip(layer.opacity * (strength if pale else 1.0), 0, 1) * inside
     opacity[opacity < _FAINTEST] = 0
     colour = np.clip(layer.colour, 0, 1)
     if np.ptp(rgb, axis=2).mean() < 0.01:  # a grey camera sees no coloured dirt
@@ -105,6 +113,12 @@ def estimate_foreground(image: Image.Image) -> np.ndarray:
     limit = max(30.0, 3 * float(np.linalg.norm(border - np.median(border, axis=0), axis=1).mean()))
     found = distance > limit
     return found if 0.05 < found.mean() < 0.9 else np.ones_like(found)
+
+
+def _has_outline(foreground: np.ndarray) -> bool:
+    """Whether the picture's border is background nearly all round: only then is the part seen whole."""
+    border = np.concatenate([foreground[0], foreground[-1], foreground[:, 0], foreground[:, -1]])
+    return bool(border.mean() < 0.12)
 
 
 def blurred(values: np.ndarray, radius: float) -> np.ndarray:
@@ -268,6 +282,8 @@ _PAINTERS: dict[str, Callable[[_Surface, random.Random], Layer]] = {
     "hole": _hole,
     "foreign_object": _foreign_object,
 }
+_PALE = {"scratch", "crack", "dirt"}
+"""Kinds that may be faint: they let the part shine through."""
 DEFECT_KINDS = tuple(_PAINTERS)
 """What can be drawn; each name is also the label knowledge resolves."""
 

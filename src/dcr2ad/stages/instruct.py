@@ -22,6 +22,7 @@ from pydantic import Field
 from dcr2ad.artifacts import RecordWriter, StageFolder, digest_json, drop_torn_line, read_records, write_text
 from dcr2ad.config import InstructSettings
 from dcr2ad.datasets.folder import Part, Skipped, balanced_subset, read_folder, with_knowledge
+from dcr2ad.datasets.onto import DRAWN, Planned, draw_planned, plan_defects
 from dcr2ad.deception import candidates_for, choose_wrong_key
 from dcr2ad.endpoint_teacher import open_teacher
 from dcr2ad.errors import ImageError, InputError
@@ -37,6 +38,7 @@ from dcr2ad.verify import check_response
 from dcr2ad.wordings import BENCHMARK_WORDING, INSTRUCT_WORDING, QuestionWording
 
 _UNREADABLE, _SKIPPED, _FORBIDDEN = "image or mask cannot be read", "file skipped", "image is in a benchmark"
+_UNDRAWN = "no defect could be drawn"
 """How the reason of a whole image begins in rejected.jsonl; the case follows after a colon."""
 
 _DENIED = "the response cannot stand"
@@ -65,6 +67,8 @@ class BuildSummary(Record):
     """Images in samples.jsonl."""
     defective: int
     """Of these, defective ones."""
+    drawn: int = 0
+    """Of these, good photographs onto which a defect was drawn."""
     with_findings: int
     """Of these, those with the expert's findings."""
     questions: int
@@ -125,7 +129,13 @@ def build_instructions(
         RunError: `out` holds the work of other settings or data.
     """
     teacher = open_teacher(settings.teacher, seed) if teacher is None else teacher
+    if settings.draw_defects and not _has_part(data, settings.split, datasets, parts):
+        parts = ("test", "train")  # a line may have good images alone, all in the train part
     chosen = _choose(data, knowledge_base, settings.split, settings.max_images, seed, datasets, parts)
+    planned: list[Planned] = []
+    if settings.draw_defects:
+        folder = Path(out) / "drawn"
+        planned = list(plan_defects(chosen[0], settings.draw_defects, folder, knowledge_base, seed=seed))
     return _Build(
         chosen,
         knowledge_base,
@@ -136,6 +146,7 @@ def build_instructions(
         direct_share=settings.direct_share,
         listed_share=settings.listed_share,
         forbidden=forbidden,
+        planned=planned,
     ).run(Path(out), "instruct", settings.model_dump(mode="json"), fresh, progress)
 
 
@@ -184,6 +195,15 @@ def _choose(
     return samples, reading.skipped, every
 
 
+def _has_part(data: str | Path, split: str, datasets: Sequence[str], parts: Sequence[Part]) -> bool:
+    """Whether the data has images in these parts."""
+    try:
+        read_folder(data, split=split, datasets=datasets, parts=parts)
+    except InputError:
+        return False
+    return True
+
+
 class _Build:
     """One run over the samples."""
 
@@ -199,8 +219,13 @@ class _Build:
         direct_share: float = 0.0,
         listed_share: float = 0.0,
         forbidden: Forbidden | None = None,
+        planned: Sequence[Planned] = (),
     ) -> None:
-        self._samples, self._skipped, every = chosen
+        self._real, self._skipped, every = chosen
+        self._planned = {item.sample.id: item for item in planned}
+        self._samples = [*self._real, *(item.sample for item in planned)]
+        if planned:
+            random.Random(f"{seed}/order").shuffle(self._samples)
         self._base = knowledge_base
         measuring = wording is BENCHMARK_WORDING
         # A small benchmark still offers the kinds of defect that the whole data holds.
@@ -216,7 +241,7 @@ class _Build:
     def run(self, out: Path, stage: str, config: dict[str, Any], fresh: bool, progress: Progress | None) -> BuildSummary:
         """Write the three files, or continue them; returns what they hold."""
         inputs = {
-            "samples": digest_json([sample.model_dump(mode="json") for sample in self._samples]),
+            "samples": digest_json([sample.model_dump(mode="json") for sample in self._real]),
             "knowledge": self._base.digest,
             "findings": "none" if self._expert is None else self._expert.fingerprint,
         }
@@ -244,8 +269,8 @@ class _Build:
             for position, sample in enumerate(self._samples, 1):
                 if sample.id not in done:
                     try:
-                        if match := self._forbidden_match(sample):
-                            rejected.write(Rejected(sample=sample.id, reason=f"{_FORBIDDEN}: {match.reason}"))
+                        if why := self._refusal(sample):
+                            rejected.write(Rejected(sample=sample.id, reason=why))
                             continue
                         seen = self._inspect(sample)
                         made, dropped = self._maker.make(seen)
@@ -263,11 +288,24 @@ class _Build:
                     progress(position, len(self._samples))
             rejected.write(*(Rejected(sample=item.path, reason=f"{_SKIPPED}: {item.why}") for item in self._skipped))
 
+    def _refusal(self, sample: Sample) -> str:
+        """Why the sample is left out whole, or an empty text; a planned picture is drawn on the way."""
+        if match := self._forbidden_match(sample):
+            return f"{_FORBIDDEN}: {match.reason}"
+        if planned := self._planned.get(sample.id):
+            try:
+                draw_planned(planned)
+            except ImageError as error:
+                return f"{_UNDRAWN}: {error.what}"
+        return ""
+
     def _forbidden_match(self, sample: Sample) -> Match | None:
         """Why the sample may not be used; its references count, since training shows them."""
         if self._forbidden is None:
             return None
-        found = (self._forbidden.find(path, sample.dataset) for path in (sample.image, *sample.references))
+        planned = self._planned.get(sample.id)
+        shown = planned.source.image if planned else sample.image
+        found = (self._forbidden.find(path, sample.dataset) for path in (shown, *sample.references))
         return next((match for match in found if match is not None), None)
 
     def _inspect(self, sample: Sample) -> Sample:
@@ -320,9 +358,8 @@ def _keep_finished(out: Path) -> set[str]:
         drop_torn_line(path)
         path.touch()
     done = {sample.id for sample in read_records(paths["samples"], Sample)}
-    done |= {
-        item.sample for item in read_records(paths["rejected"], Rejected) if item.reason.startswith((_UNREADABLE, _FORBIDDEN))
-    }
+    whole = (_UNREADABLE, _FORBIDDEN, _UNDRAWN)
+    done |= {item.sample for item in read_records(paths["rejected"], Rejected) if item.reason.startswith(whole)}
     for name in ("questions", "rejected"):
         lines = paths[name].read_text(encoding="utf-8").splitlines(keepends=True)
         kept = [line for line in lines if _sample_of(json.loads(line)) in done]
@@ -355,6 +392,7 @@ def _count(out: Path, skipped: Sequence[Skipped]) -> BuildSummary:
     return BuildSummary(
         images=len(samples),
         defective=sum(sample.is_anomalous for sample in samples),
+        drawn=sum(sample.id.startswith(DRAWN) for sample in samples),
         with_findings=sum(sample.expert is not None for sample in samples),
         questions=sum(subtasks.values()),
         subtasks=dict(sorted(subtasks.items())),

@@ -1,0 +1,199 @@
+"""Good photographs to defective ones: which defects are drawn onto which photographs, and their files.
+
+Reads `Sample`s of good photographs; returns `Sample`s of pictures still to be drawn (`plan_defects`) and writes those pictures
+with their masks (`draw_planned`, `write_onto`). What a defect looks like is `dcr2ad.datasets.defects`' business. Knows nothing
+about questions. Not in the paper; as CutPaste (Li et al. 2021), DRAEM (Zavrtanik et al. 2021) and NSA (Schlueter et al. 2022)
+do for training detectors.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+import shutil
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from dcr2ad.artifacts import write_bytes
+from dcr2ad.datasets.defects import DEFECT_KINDS, draw_defect
+from dcr2ad.datasets.folder import ResolvesLabels, with_knowledge
+from dcr2ad.errors import ImageError, InputError
+from dcr2ad.images import load_image
+from dcr2ad.types import Sample
+
+DRAWN = "drawn/"
+"""How the id of a picture begins that a defect was drawn onto."""
+STRENGTHS = {"clear": 1.0, "medium": 0.75, "slight": 0.55}
+"""How hard a drawn defect is to see, by difficulty: its opacity or size, see `draw_defect`."""
+_LEAST_CONTRAST = 14 / 255
+"""Mean change within the mask under which a drawn defect is not there for the eye."""
+_LEAST_OF_TEXTURE = 0.6
+"""The same, as a share of the spread of grey levels where the defect lies: texture hides it."""
+_TRIES = 5
+"""Drawings tried before a defect is given up: on a dark or bright spot some cannot be seen."""
+
+
+class Planned(NamedTuple):
+    """A defect to be drawn."""
+
+    sample: Sample
+    """The picture it will be; `image` and `masks` are the files to be written."""
+    source: Sample
+    """The good photograph."""
+    difficulty: str
+    """One of `STRENGTHS`."""
+    seed: int
+    """Decides place, form and size."""
+
+
+def plan_defects(
+    good: Iterable[Sample],
+    count: int,
+    folder: Path,
+    knowledge_base: ResolvesLabels,
+    *,
+    seed: int,
+    kinds: Sequence[str] = DEFECT_KINDS,
+) -> Iterator[Planned]:
+    """Decide what is drawn onto each good photograph; nothing is read or written.
+
+    Of one photograph's defects each is of another kind while kinds last; difficulties take turns by lot. A kind that the
+    knowledge base does not know for the object is left out. A picture's references are its photograph's: other good items,
+    never the photograph itself, beside which the drawing alone would differ.
+
+    Args:
+        good: good photographs; defective ones among them are passed over.
+        count: defects drawn onto each, one a picture.
+        folder: where the pictures will stand: ``<object>/<kind>/<name>.png`` and ``<name>_mask.png``.
+        knowledge_base: resolves each kind to the entry that applies.
+        seed: seed of everything drawn by lot.
+        kinds: kinds to choose from.
+    """
+    for source in good:
+        if source.is_anomalous:
+            continue
+        rng = random.Random(f"{seed}/onto/{source.dataset}/{source.id}")
+        order: list[str] = []
+        for _ in range(count):
+            order = order or rng.sample(list(kinds), len(kinds))
+            difficulty, drawing = rng.choice(list(STRENGTHS)), rng.getrandbits(32)
+            sample = _planned_sample(source, order.pop(), drawing, folder)
+            (known,) = with_knowledge([sample], knowledge_base)
+            if known.right_key is not None:
+                yield Planned(known, source, difficulty, drawing)
+
+
+def draw_planned(planned: Planned) -> None:
+    """Draw the picture and its mask, unless both stand already.
+
+    Raises:
+        ImageError: the photograph cannot be read, or no drawing of the defect could be seen on it.
+    """
+    picture_file, mask_file = Path(planned.sample.image), Path(planned.sample.masks[0])
+    if picture_file.is_file() and mask_file.is_file():
+        return
+    photograph = load_image(planned.source.image)
+    kind = planned.sample.defect or ""
+    for attempt in range(_TRIES):
+        picture, mask = draw_defect(photograph, kind, seed=planned.seed + attempt, strength=STRENGTHS[planned.difficulty])
+        if _is_seen(photograph, picture, mask):
+            break
+    else:
+        raise ImageError(f"a {kind} of this difficulty ({planned.difficulty}) cannot be seen", "It is left out")
+    _save(Image.fromarray(mask.astype(np.uint8) * 255), mask_file)
+    _save(picture, picture_file)
+
+
+def write_onto(
+    good: Sequence[Sample],
+    out: Path,
+    count: int,
+    knowledge_base: ResolvesLabels,
+    *,
+    seed: int,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[list[Planned], dict[str, int]]:
+    """Draw defects onto good photographs and write both in the MVTec layout, ready for any verb that reads a folder.
+
+    The photographs go to ``<object>/train/good``, the pictures to ``<object>/test/<kind>`` with masks in ``ground_truth``.
+
+    Returns:
+        what was drawn, and how many could not be, by reason.
+
+    Raises:
+        InputError: no good photograph, or nothing could be drawn.
+    """
+    sources = [sample for sample in good if not sample.is_anomalous]
+    if not sources or count < 1:
+        raise InputError(f"{count} defects on {len(sources)} good photographs are none", "Name a folder of good photographs")
+    done: list[Planned] = []
+    dropped: Counter[str] = Counter()
+    for number, planned in enumerate(plan_defects(sources, count, out, knowledge_base, seed=seed), 1):
+        shelf, kind, name = _shelf(planned.source), planned.sample.defect or "", Path(planned.sample.image).stem
+        image = out / shelf / "test" / kind / f"{name}.png"
+        mask = out / shelf / "ground_truth" / kind / f"{name}_mask.png"
+        moved = planned._replace(sample=planned.sample.model_copy(update={"image": str(image), "masks": (str(mask),)}))
+        try:
+            draw_planned(moved)
+        except ImageError as error:
+            dropped[error.what] += 1
+        else:
+            done.append(moved)
+        if progress is not None:
+            progress(number, len(sources) * count)
+    if not done:
+        raise InputError("no defect could be drawn", "See that the photographs can be opened")
+    for source in sources:
+        target = out / _shelf(source) / "train" / "good" / f"{_name(source)}{Path(source.image).suffix}"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source.image, target)
+    return done, dict(dropped)
+
+
+def _planned_sample(source: Sample, kind: str, seed: int, folder: Path) -> Sample:
+    name = f"{_name(source)}-{seed:08x}"
+    place = folder / _shelf(source) / kind
+    return source.model_copy(
+        update={
+            "id": f"{DRAWN}{source.id}/{kind}-{seed:08x}",
+            "image": str(place / f"{name}.png"),
+            "masks": (str(place / f"{name}_mask.png"),),
+            "defect": kind,
+            "is_anomalous": True,
+            "group": source.group or source.id,
+            "expert": None,
+        }
+    )
+
+
+def _shelf(source: Sample) -> str:
+    return re.sub(r"[^\w-]+", "_", source.object) or "part"
+
+
+def _name(source: Sample) -> str:
+    """File name of a photograph's pictures: its own, and a few digits, since folders may repeat a name."""
+    return f"{Path(source.image).stem}-{zlib.crc32(f'{source.dataset}/{source.id}'.encode()):08x}"
+
+
+def _is_seen(before: Image.Image, after: Image.Image, mask: np.ndarray) -> bool:
+    """Whether the drawn defect stands out of the texture it lies on."""
+    if not mask.any():
+        return False
+    change = np.abs(np.asarray(after, dtype=np.int16) - np.asarray(before, dtype=np.int16)).max(axis=2)
+    contrast = float(change[mask].mean() / 255)
+    texture = float(np.asarray(before.convert("L"), dtype=np.float64)[mask].std() / 255)
+    return contrast >= max(_LEAST_CONTRAST, _LEAST_OF_TEXTURE * texture)
+
+
+def _save(image: Image.Image, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    buffer = BytesIO()
+    image.save(buffer, format="PNG")
+    write_bytes(path, buffer.getvalue())

@@ -1,0 +1,151 @@
+"""Defects drawn onto good photographs: exact masks, difficulty, resolved kinds, and the verbs that draw them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dcr2ad.artifacts import read_records
+from dcr2ad.config import InstructSettings
+from dcr2ad.datasets.defects import DEFECT_KINDS, draw_defect
+from dcr2ad.datasets.drawn import draw_part
+from dcr2ad.datasets.folder import read_folder
+from dcr2ad.datasets.onto import DRAWN, draw_planned, plan_defects, write_onto
+from dcr2ad.errors import ImageError, InputError
+from dcr2ad.images import load_image, load_mask
+from dcr2ad.knowledge import KnowledgeBase
+from dcr2ad.leaks import read_forbidden
+from dcr2ad.questions import Rejected
+from dcr2ad.report.sheet import contact_sheet
+from dcr2ad.stages.instruct import BuildSummary, build_instructions
+from dcr2ad.types import Question, Sample, Subtask
+
+BASE = KnowledgeBase.builtin()
+
+
+@pytest.fixture(scope="module")
+def line(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A line with good photographs alone."""
+    folder = tmp_path_factory.mktemp("line")
+    good = folder / "metal_nut" / "train" / "good"
+    good.mkdir(parents=True)
+    for number in range(6):
+        draw_part("metal_nut", None, number, 160)[0].save(good / f"{number}.png")
+    return folder
+
+
+def _good(line: Path) -> list[Sample]:
+    return list(read_folder(line))
+
+
+def test_the_mask_is_what_differs_from_the_photograph_and_kinds_resolve(line: Path, tmp_path: Path) -> None:
+    plans = list(plan_defects(_good(line), len(DEFECT_KINDS), tmp_path, BASE, seed=3))
+    assert len(plans) == 6 * len(DEFECT_KINDS)
+    drawn = 0
+    for planned in plans:
+        assert planned.sample.right_key in BASE and planned.source.image not in planned.sample.references
+        try:
+            draw_planned(planned)
+        except ImageError as error:
+            assert "seen" in error.what
+            continue
+        drawn += 1
+        before, after = (np.asarray(load_image(path)) for path in (planned.source.image, planned.sample.image))
+        assert np.array_equal((before != after).any(axis=2), load_mask(planned.sample.masks[0]))
+    assert drawn > 0.8 * len(plans)
+    of_one = [planned.sample.defect for planned in plans if planned.source.id == plans[0].source.id]
+    assert sorted(of_one, key=str) == sorted(DEFECT_KINDS)
+
+
+@pytest.mark.parametrize("kind", DEFECT_KINDS)
+def test_a_lower_strength_is_smaller_or_paler_never_a_pale_hole(kind: str) -> None:
+    image = Image.new("RGB", (200, 200), (150, 150, 150))
+    inside = np.zeros((200, 200), dtype=bool)
+    inside[20:180, 20:180] = True
+    full, slight = (draw_defect(image, kind, seed=4, foreground=inside, strength=strength) for strength in (1.0, 0.55))
+    changed = [np.abs(np.asarray(after, dtype=int) - 150).sum() for after, _ in (full, slight)]
+    assert 0 < changed[1] < changed[0]
+    if kind == "hole":
+        assert np.asarray(slight[0]).min() < 30
+
+
+def test_no_chip_without_an_outline_and_nothing_invisible(tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match="outline"):
+        draw_defect(Image.new("RGB", (64, 64), (120, 120, 120)), "chip", seed=0)
+    noise = np.random.default_rng(0).integers(0, 256, (96, 96, 3)).astype(np.uint8)
+    Image.fromarray(noise).save(tmp_path / "noise.png")
+    sample = Sample(id="n", image=str(tmp_path / "noise.png"), dataset="d", object="cloth", is_anomalous=False)
+    plans = [plan for seed in range(9) for plan in plan_defects([sample], 1, tmp_path, BASE, seed=seed, kinds=["dirt"])]
+    with pytest.raises(ImageError, match="cannot be seen"):
+        for planned in plans:
+            draw_planned(planned)
+
+
+def _build(line: Path, out: Path, **how: object) -> BuildSummary:
+    settings = InstructSettings(split="", draw_defects=2, expert=False)
+    return build_instructions(line, out, BASE, settings, seed=5, **how)  # type: ignore[arg-type]
+
+
+def test_instruct_on_good_photographs_alone(line: Path, tmp_path: Path) -> None:
+    made = _build(line, tmp_path / "a")
+    samples = list(read_records(tmp_path / "a" / "samples.jsonl", Sample))
+    assert made.images == len(samples) and made.drawn == made.defective == sum(s.id.startswith(DRAWN) for s in samples) > 8
+    assert made.images - made.drawn == 6 and made.drawn + made.rejected.get("no defect could be drawn", 0) == 12
+    located = [q for q in read_records(tmp_path / "a" / "questions.jsonl", Question) if q.sample.is_anomalous]
+    assert {q.subtask for q in located} >= {
+        Subtask.DETECTION,
+        Subtask.LOCALIZATION,
+        Subtask.CLASSIFICATION,
+    }
+
+
+def test_a_stopped_run_draws_the_rest_to_the_same_bytes(line: Path, tmp_path: Path) -> None:
+    def stop(done: int, total: int) -> None:
+        if done == 7:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        _build(line, tmp_path / "a", progress=stop)
+    some = {path: path.stat().st_mtime_ns for path in (tmp_path / "a" / "drawn").rglob("*.png")}
+    whole = _build(line, tmp_path / "a")
+    assert all(path.stat().st_mtime_ns == time for path, time in some.items()) and some
+    other = tmp_path / "b"
+    assert _build(line, other) == whole
+    for name in ("samples.jsonl", "questions.jsonl", "rejected.jsonl"):
+        assert (other / name).read_text().replace(str(other), str(tmp_path / "a")) == (tmp_path / "a" / name).read_text()
+
+
+def test_a_forbidden_photograph_is_not_drawn_onto(line: Path, tmp_path: Path) -> None:
+    one = tmp_path / "bench"
+    one.mkdir()
+    source = line / "metal_nut" / "train" / "good" / "2.png"
+    (one / "x.png").write_bytes(source.read_bytes())
+    _build(line, tmp_path / "a", forbidden=read_forbidden([one]))
+    assert not list((tmp_path / "a" / "drawn").rglob("2-*.png"))
+    refused = [row.sample for row in read_records(tmp_path / "a" / "rejected.jsonl", Rejected) if "benchmark" in row.reason]
+    assert sum(sample.startswith(DRAWN) for sample in refused) >= 2
+
+
+def test_onto_writes_a_folder_that_is_read(line: Path, tmp_path: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    done, dropped = write_onto(_good(line), tmp_path, 3, BASE, seed=1, progress=lambda *n: seen.append(n))
+    assert seen[-1] == (18, 18) and len(done) + sum(dropped.values()) == 18
+    samples = list(read_folder(tmp_path))
+    defective = [sample for sample in samples if sample.is_anomalous]
+    assert len(defective) == len(done) and len(samples) == len(done) + 6 and all(s.masks and s.references for s in defective)
+    with pytest.raises(InputError, match="none"):
+        write_onto([], tmp_path, 3, BASE, seed=1)
+
+
+def test_a_contact_sheet_holds_picture_and_outlined_mask() -> None:
+    mask = np.zeros((50, 50), dtype=bool)
+    mask[20:30, 20:30] = True
+    sheet = contact_sheet(
+        [("a", Image.new("RGB", (50, 50)), mask), ("b", Image.new("RGB", (50, 50)), None)], columns=2, side=60
+    )
+    assert sheet.size == (120, 152)
+    red = (np.asarray(sheet) == (220, 30, 30)).all(axis=2)
+    assert red.any() and not red[:, :60].any()
