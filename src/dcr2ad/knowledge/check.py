@@ -19,6 +19,8 @@ from dcr2ad.types import KnowledgeEntry
 
 BUILTIN_WORDS = (35, 80)
 """Words in the text of a built-in entry: what a small model can read and still tell apart."""
+MOST_LOOK_ALIKES = 6
+"""Look-alikes of a built-in entry; common defects, as a scratch or dirt, are taken for many things."""
 MOST_WORDS = 500
 """Words in any text; the longest of MMAD's and Real-IAD's have fewer."""
 
@@ -71,8 +73,8 @@ def _look_alikes(entries: Sequence[KnowledgeEntry]) -> Iterator[str]:
         keys = [like.key for like in entry.look_alikes]
         if len(set(keys)) < len(keys):
             yield f"{entry.key}: a look-alike is listed twice"
-        if entry.source == "builtin" and not 1 <= len(keys) <= 4:
-            yield f"{entry.key}: {len(keys)} look-alikes; a built-in entry has one to four"
+        if entry.source == "builtin" and not 1 <= len(keys) <= MOST_LOOK_ALIKES:
+            yield f"{entry.key}: {len(keys)} look-alikes; a built-in entry has one to {MOST_LOOK_ALIKES}"
         for like in entry.look_alikes:
             if like.key == entry.key:
                 yield f"{entry.key}: is its own look-alike"
