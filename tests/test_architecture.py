@@ -36,6 +36,7 @@ LAYERS: dict[str, int] = {
     "kinds": 2,
     "knowledge": 2,
     "leaks": 2,
+    "meaning": 2,
     "models": 2,
     "prompts": 2,
     "questions": 2,
@@ -56,7 +57,7 @@ LAYERS: dict[str, int] = {
 }
 """Layer of each module or package directly under dcr2ad; one layer may use itself and what lies below."""
 
-TORCH = {"expert", "kinds", "models", "training", "stages", "commands", "server"}
+TORCH = {"expert", "kinds", "meaning", "models", "training", "stages", "commands", "server"}
 """Who may import torch: what computes, and what opens it for a verb."""
 
 

@@ -48,12 +48,17 @@ def knowledge_search(
     words: Annotated[str, typer.Argument(help="What it looks like.")],
     count: Annotated[int, typer.Option("-k", help="How many.")] = 5,
     knowledge: Base = None,
+    by_words: Annotated[bool, typer.Option("--words", help="By words (BM25) even where the extra is installed.")] = False,
 ) -> None:
-    """Find entries by words."""
+    """Find entries by meaning where the extra `search` is installed, else by words."""
     from dcr2ad.commands.common import load_knowledge
+    from dcr2ad.meaning import BY_WORDS, find
 
-    for entry, score in load_knowledge(knowledge).search(words, count):
+    found, used = find(load_knowledge(knowledge), words, count, words=by_words)
+    for entry, score in found:
         typer.echo(f"{score:6.2f}  {entry.key}\t{entry.title}")
+    hint = "; by meaning with `pip install dcr2ad[search]`" if used == BY_WORDS and not by_words else ""
+    typer.echo(f"found {used}{hint}", err=True)
 
 
 @knowledge_app.command("check")
