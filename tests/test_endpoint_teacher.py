@@ -194,3 +194,21 @@ def test_instruct_drops_what_the_masks_deny(server: _Server, tmp_path: Path, mon
     assert asked and not any(q.sample.is_anomalous for q in asked)
     dropped = [r for r in read_records(out / "rejected.jsonl", Rejected) if r.reason.startswith("the response cannot stand")]
     assert len(dropped) == summary.rejected["the response cannot stand"] > 5
+
+
+def test_synthesize_opens_any_teacher_by_name(tmp_path: Path) -> None:
+    from dcr2ad.commands.training import run_synthesize
+
+    (tmp_path / "boundary.jsonl").write_text("")
+    with pytest.raises(UnknownNameError, match="no teacher 'gpt'"):
+        run_synthesize(
+            tmp_path / "boundary.jsonl",
+            tmp_path / "out",
+            model=None,
+            recipe=None,
+            knowledge=None,
+            seed=0,
+            fresh=False,
+            export=[],
+            teacher="gpt",
+        )

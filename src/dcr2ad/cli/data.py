@@ -123,11 +123,14 @@ def data_check(
 
 
 @data_app.command("stats")
-def data_stats(questions: Questions) -> None:
+def data_stats(
+    questions: Questions,
+    figure: Annotated[Path | None, typer.Option("--out", "-o", help="PNG to write: the sunburst of Figure 5.")] = None,
+) -> None:
     """Count questions by component (good, defective), sub-task and object (Figure 5 of the paper)."""
     from dcr2ad.commands.data import run_stats
 
-    run_stats(questions)
+    run_stats(questions, figure)
 
 
 @data_app.command("export")

@@ -46,6 +46,7 @@ def synthesize(
     out: Out = Path("runs/synthesize"),
     model: Annotated[str | None, typer.Option("--model", "-m", help="SFT model, to prefer entries it mistakes.")] = None,
     export: Annotated[list[str] | None, typer.Option(help="Write the pairs for trl or llamafactory too; may repeat.")] = None,
+    teacher: Annotated[str | None, typer.Option(help="builtin, or openai:MODEL@URL; default: the recipe's.")] = None,
     recipe: RecipeFile = None,
     knowledge: Base = None,
     seed: Seed = 0,
@@ -54,7 +55,17 @@ def synthesize(
     """Write right and deceptive trajectories (KR-RTS, Section 3.3)."""
     from dcr2ad.commands.training import run_synthesize
 
-    run_synthesize(boundary, out, model=model, recipe=recipe, knowledge=knowledge, seed=seed, fresh=fresh, export=export or [])
+    run_synthesize(
+        boundary,
+        out,
+        model=model,
+        recipe=recipe,
+        knowledge=knowledge,
+        seed=seed,
+        fresh=fresh,
+        export=export or [],
+        teacher=teacher,
+    )
 
 
 @app.command()

@@ -168,7 +168,7 @@ def run_check(data: Path, *, datasets: Sequence[str] = ()) -> bool:
     return not found.findings
 
 
-def run_stats(path: Path) -> None:
+def run_stats(path: Path, figure: Path | None = None) -> None:
     """Verb `data stats`."""
     questions = _read_questions(path)
     counts = Counter(
@@ -177,6 +177,11 @@ def run_stats(path: Path) -> None:
     )
     rows = [(*key, count, f"{count / len(questions):.1%}") for key, count in sorted(counts.items())]
     console.out.print(console.table(f"{len(questions)} questions", ("component", "sub-task", "object", "questions", ""), rows))
+    if figure is not None:
+        from dcr2ad.report.sunburst import sunburst_png
+
+        write_bytes(figure, sunburst_png(counts))
+        say(f"sunburst: {figure}")
 
 
 def run_data_export(path: Path, out: Path, *, form: str, knowledge: Path | None) -> None:

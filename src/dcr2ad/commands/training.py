@@ -69,18 +69,18 @@ def run_synthesize(
     seed: int,
     fresh: bool,
     export: Sequence[str],
+    teacher: str | None = None,
 ) -> None:
     """Verb `synthesize`."""
+    from dcr2ad.endpoint_teacher import open_teacher
     from dcr2ad.models.base import open_model
     from dcr2ad.report.pairs import render_pairs
     from dcr2ad.stages.pair_formats import FORMATS, export_pairs
     from dcr2ad.stages.synthesize import synthesize_pairs
-    from dcr2ad.teacher import BuiltinTeacher
 
     rows = list(read_records(boundary, BoundaryQuestion))
     settings = read_recipe(recipe).synthesize
-    if settings.teacher != BuiltinTeacher.name:
-        raise UnknownNameError(f"no teacher {settings.teacher!r}", "The one that stands is 'builtin'")
+    writer = open_teacher(teacher or settings.teacher, seed)
     for form in export:
         if form not in FORMATS:
             raise UnknownNameError(f"no format {form!r}", f"Use one of: {', '.join(FORMATS)}")
@@ -89,7 +89,7 @@ def run_synthesize(
         done = synthesize_pairs(
             rows,
             base,
-            BuiltinTeacher(seed),
+            writer,
             settings,
             out,
             model=open_model(model) if model else None,

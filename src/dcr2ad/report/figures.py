@@ -1,4 +1,4 @@
-"""Numbers as inline SVG figures; the only module that imports matplotlib.
+"""Numbers as inline SVG figures; with `dcr2ad.report.sunburst` the only module that imports matplotlib.
 
 Reads sequences of numbers; returns SVG text without prologue, links or fixed colours: ink, lines and series take the page's
 CSS variables, so one figure serves light, dark and print. Knows nothing about runs or files.
