@@ -10,7 +10,7 @@ from PIL import Image
 
 from dcr2ad.artifacts import read_records
 from dcr2ad.config import InstructSettings
-from dcr2ad.datasets.defects import DEFECT_KINDS, draw_defect
+from dcr2ad.datasets.defects import DEFECT_KINDS, draw_defect, estimate_foreground
 from dcr2ad.datasets.drawn import draw_part
 from dcr2ad.datasets.folder import read_folder
 from dcr2ad.datasets.onto import DRAWN, draw_planned, plan_defects, write_onto
@@ -82,6 +82,14 @@ def test_no_chip_without_an_outline_and_nothing_invisible(tmp_path: Path) -> Non
     with pytest.raises(ImageError, match="cannot be seen"):
         for planned in plans:
             draw_planned(planned)
+
+
+def test_the_foreground_is_the_largest_region_alone() -> None:
+    pixels = np.full((160, 240, 3), 60, dtype=np.uint8)
+    pixels[40:130, 60:180] = (210, 170, 110)
+    pixels[2:8, 150:235] = 250
+    found = estimate_foreground(Image.fromarray(pixels))
+    assert found[42:128, 62:178].all() and not found[:20].any() and found.sum() < 1.15 * 90 * 120
 
 
 def _build(line: Path, out: Path, **how: object) -> BuildSummary:

@@ -102,7 +102,7 @@ def draw_defect(
 
 
 def estimate_foreground(image: Image.Image) -> np.ndarray:
-    """Where the part is: what differs in colour from the picture's border; everything where that tells nothing.
+    """Where the part is: the largest region that differs in colour from the picture's border; everything where there is none.
 
     Returns:
         boolean mask, shape ``(height, width)``.
@@ -111,8 +111,26 @@ def estimate_foreground(image: Image.Image) -> np.ndarray:
     border = np.concatenate([rgb[0], rgb[-1], rgb[:, 0], rgb[:, -1]])
     distance = np.linalg.norm(rgb - np.median(border, axis=0), axis=2)
     limit = max(30.0, 3 * float(np.linalg.norm(border - np.median(border, axis=0), axis=1).mean()))
-    found = distance > limit
+    found = _largest_region(distance > limit)
     return found if 0.05 < found.mean() < 0.9 else np.ones_like(found)
+
+
+def _largest_region(flags: np.ndarray) -> np.ndarray:
+    """The largest connected region of a boolean map, told on a grid of 64 cells a side: a tray's rim is no part."""
+    cells = (
+        Image.fromarray(flags.astype(np.uint8) * 255).resize((64, 64), Image.Resampling.BOX).point(lambda v: 255 * (v > 100))
+    )
+    best, size = np.zeros((64, 64), dtype=bool), 0
+    for number in range(1, 255):
+        left = np.argwhere(np.asarray(cells) == 255)
+        if len(left) <= size:
+            break
+        ImageDraw.floodfill(cells, (int(left[0][1]), int(left[0][0])), number)
+        region = np.asarray(cells) == number
+        if region.sum() > size:
+            best, size = region, int(region.sum())
+    near = Image.fromarray(best.astype(np.uint8) * 255).filter(ImageFilter.MaxFilter(3))
+    return flags & (np.asarray(near.resize(flags.shape[::-1], Image.Resampling.NEAREST)) > 0)
 
 
 def _has_outline(foreground: np.ndarray) -> bool:
