@@ -54,13 +54,16 @@ class SentenceEncoder:
     def __init__(self, folder: Path) -> None:
         from tokenizers import Tokenizer
         from transformers import BertModel
+        from transformers.utils import logging
 
+        logging.disable_progress_bar()
         try:
             self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-            self._model: Any = BertModel.from_pretrained(folder, add_pooling_layer=False, local_files_only=True).eval()
+            self._model: Any = BertModel.from_pretrained(folder, local_files_only=True).eval()
         except Exception as error:  # tokenizers raises bare Exception for a damaged file
             raise ModelError(
-                f"the search model in {folder} cannot be read: {error}", "Reinstall dcr2ad[search], or search with --words"
+                f"the search model in {folder} cannot be read: {str(error).partition(chr(10))[0]}",
+                "Reinstall dcr2ad[search], or search with --words",
             ) from error
         self._tokenizer.enable_truncation(MOST_TOKENS)
         self._tokenizer.enable_padding()
