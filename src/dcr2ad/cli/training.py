@@ -97,6 +97,28 @@ def run(
 
 
 @app.command()
+def plan(
+    recipe: Annotated[Path, typer.Argument(help="Recipe, for example recipes/dcr2ad-7b.toml.")],
+    gpus: Annotated[int, typer.Option(min=1, help="GPUs.")] = 1,
+    memory: Annotated[float, typer.Option(min=0.1, help="Memory of each, GiB.")] = 80.0,
+    sharding: Annotated[str, typer.Option(help="ddp, zero2, fsdp or zero3.")] = "ddp",
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="hf:FOLDER, qwen2.5-vl-7b or qwen2.5-vl-72b; default: the recipe's.")
+    ] = None,
+    prompt_tokens: Annotated[int, typer.Option(min=1, help="Tokens of a prompt without its images.")] = 1024,
+    images: Annotated[int, typer.Option(min=0, help="Images of a prompt: reference and query.")] = 2,
+    image_tokens: Annotated[int, typer.Option(min=1, help="Tokens of an image; Qwen2.5-VL: 1369 of 1024 x 1024.")] = 1369,
+    response_tokens: Annotated[int, typer.Option(min=1, help="Tokens of a response.")] = 256,
+) -> None:
+    """Memory a GPU that each training stage needs, before any hour is spent; exit status 1 where one does not fit."""
+    from dcr2ad.commands.planning import run_plan
+
+    row = {"text": prompt_tokens, "images": images, "image_tokens": image_tokens, "response": response_tokens}
+    if not run_plan(recipe, gpus=gpus, memory=memory, sharding=sharding, model=model, row=row):
+        raise typer.Exit(1)
+
+
+@app.command()
 def pack(
     model: Annotated[Path, typer.Argument(help="model/ of a training stage: an adapter, or a whole fine-tuned model.")],
     out: Annotated[Path, typer.Argument(help="Folder to write.")],

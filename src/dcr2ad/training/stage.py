@@ -16,6 +16,7 @@ import torch
 
 from dcr2ad.artifacts import StageFolder
 from dcr2ad.config import TrainSettings
+from dcr2ad.errors import ModelError
 from dcr2ad.images import content_digest
 from dcr2ad.leaks import hash_file
 from dcr2ad.models.adapters import TrainedModel
@@ -63,11 +64,13 @@ def run_stage(vlm: VisionLanguageModel, task: Task, work: StageWork, progress: P
 
     Raises:
         RunError: the folder holds work made from other settings or inputs.
+        ModelError: the launcher asks for weights divided among processes.
     """
     from accelerate import Accelerator
     from accelerate.utils import broadcast_object_list
 
     accelerator = Accelerator(cpu=vlm.device.type == "cpu", mixed_precision="no")
+    _check_whole(accelerator)
     folder = StageFolder(
         work.out,
         stage=work.stage,
@@ -110,6 +113,14 @@ def train_images(questions: Iterable[Question], before: TrainedModel | None = No
         names, looks = {**before.train_images, **names}, {**before.train_hashes, **looks}
         counts = {name: max(counts.get(name, 0), before.data.get(name, 0)) for name in (*before.data, *counts)}
     return {"train_images": names, "train_hashes": looks, "data": counts}
+
+
+def _check_whole(accelerator: Any) -> None:
+    """Refuse FSDP and DeepSpeed: clipping, checkpoints, features and the saved model all read whole weights in each process."""
+    kind = str(accelerator.distributed_type.value)
+    if kind in ("FSDP", "DEEPSPEED"):
+        fix = "Launch with recipes/ddp.yaml or torchrun; `dcr2ad plan` tells whether that fits"
+        raise ModelError(f"training under {kind} is not supported: each process needs the whole weights", fix)
 
 
 def _train(

@@ -62,23 +62,43 @@ def load_trainable(
         ModelError: the adapter does not fit the model, or the model's parts are unknown.
         InputError: the adapter was made with other LoRA settings than these.
     """
-    if settings.method == "full":
-        if adapter is not None:
-            vlm.model = merge_for_inference(vlm.model, adapter)
-        _select(vlm.model, settings)
-    elif adapter is None:
-        vlm.model = _fresh_adapter(vlm.model, settings, seed)
+    if settings.method == "full" and adapter is not None:
+        vlm.model = merge_for_inference(vlm.model, adapter)
+    if settings.method == "full" or adapter is None:
+        vlm.model = choose_trained(vlm.model, settings, seed=seed)
     else:
         asked = _lora_config(vlm.model, settings)
         vlm.model = with_adapter(vlm.model, Path(adapter), trainable=True)
         _check_same(vlm.model.peft_config["default"], asked, adapter)
-    computed = compute_dtype(vlm, settings)
-    for parameter in vlm.model.parameters():
+    set_types(vlm.model, settings, compute_dtype(vlm, settings))
+    vlm.forget_features()
+
+
+def choose_trained(model: Any, settings: TrainSettings, *, seed: int = 0) -> Any:
+    """The model with the parameters requiring gradients that the settings train; a peft model with a fresh adapter under LoRA.
+
+    Raises:
+        ModelError: the model's parts are unknown.
+    """
+    if settings.method == "lora":
+        return _fresh_adapter(model, settings, seed)
+    _select(model, settings)
+    return model
+
+
+def set_types(model: Any, settings: TrainSettings, computed: torch.dtype) -> None:
+    """Trained weights float32, frozen ones as `load_trainable` says; in place.
+
+    Args:
+        model: a model as `choose_trained` returns it.
+        settings: method and precision.
+        computed: type that products are computed in.
+    """
+    for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
         elif settings.method == "lora" and settings.precision is not None:
             parameter.data = parameter.data.to(computed)
-    vlm.forget_features()
 
 
 def compute_dtype(vlm: VisionLanguageModel, settings: TrainSettings) -> torch.dtype:
@@ -128,6 +148,12 @@ def trains_images(model: Any) -> bool:
         parameter.requires_grad and any(f".{part}." in f".{name}" for part in names)
         for name, parameter in model.named_parameters()
     )
+
+
+def is_vision(name: str) -> bool:
+    """Whether a parameter's name lies in the vision tower; the projector is no part of it."""
+    inside = any(f".{part}." in f".{name}" for part in _VISION)
+    return inside and not any(f".{part}." in f".{name}" for part in _PROJECTOR)
 
 
 def weights_digest(folder: str | Path) -> str:
