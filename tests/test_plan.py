@@ -193,6 +193,7 @@ def test_the_verb() -> None:
     whole = plan(recipe, "--gpus", "6", "--memory", "80")
     assert whole.returncode == 1
     assert "krdpo would fit with: --sharding fsdp" in whole.stderr
+    assert all("runs under ddp only so far" in done.stderr for done in (whole, divided))
 
 
 def test_bad_values(tmp_path: Path) -> None:

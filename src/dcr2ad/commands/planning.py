@@ -61,8 +61,8 @@ def run_plan(recipe: Path, *, gpus: int, memory: float, sharding: str, model: st
     say(f"copies: bfloat16 copies under autocast, and weights gathered; reserved: {RESERVED / _GIB:g} GiB, assumed")
     for line in advice:
         say(line)
-    if sharding != "ddp":
-        say(f"the trainer does not run under {sharding} yet: docs/training.md")
+    if sharding != "ddp" or any("--sharding" in line for line in advice):
+        say("this package's trainer runs under ddp only so far, not under zero2, fsdp or zero3: docs/training.md")
     return not advice
 
 
