@@ -57,7 +57,7 @@ def run_plan(recipe: Path, *, gpus: int, memory: float, sharding: str, model: st
     console.out.print(console.table(title, ("stage", "checkpointing", "tokens", *_PARTS, "fits"), rows))
     images = f"{row['images']} images of {row['image_tokens']} tokens"
     say(f"row: {row['text']} tokens of prompt, {images}, {row['response']} tokens a response; krdpo: [prefix|chosen|rejected]")
-    say("weights, gradients and optimizer are exact; activations are an estimate (docs/training.md). There is no second model.")
+    say("weights, gradients and optimizer follow from the counts; the rest is estimated (docs/training.md). No second model.")
     say(f"copies: bfloat16 copies under autocast, and weights gathered; reserved: {RESERVED / _GIB:g} GiB, assumed")
     for line in advice:
         say(line)
