@@ -77,6 +77,8 @@ def test_a_gallery_survives_its_file(tmp_path: Path) -> None:
     (tmp_path / "kinds.npz").write_bytes(b"no gallery")
     with pytest.raises(ModelError, match=r"is no gallery"):
         load_gallery(tmp_path / "kinds.npz")
+    with pytest.raises(ModelError, match="No such file"):
+        load_gallery(tmp_path / "absent.npz")
 
 
 def test_words_say_how_sure() -> None:

@@ -111,8 +111,10 @@ def load_gallery(path: Path) -> Gallery:
                 offset=file["offset"],
                 temperature=float(file["temperature"]),
             )
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise ModelError(f"{path} is no gallery of kinds ({error})", "`dcr2ad instruct` writes one as kinds.npz") from None
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read ({error.strerror})", "`dcr2ad kinds` writes a gallery as kinds.npz") from None
+    except (ValueError, KeyError, TypeError, zipfile.BadZipFile):
+        raise ModelError(f"{path} is no gallery of kinds", "`dcr2ad kinds` writes one as kinds.npz") from None
 
 
 def gallery_beside(model: str) -> Gallery | None:
