@@ -20,23 +20,9 @@ import numpy as np
 from dcr2ad.datasets.folder import read_folder, with_knowledge
 from dcr2ad.expert import Expert
 from dcr2ad.knowledge import KnowledgeBase
+from dcr2ad.rankings import interval
 from dcr2ad.stages.kinds import expert_with_kinds, fit_kinds
 from dcr2ad.types import Sample
-
-RESAMPLES = 2000
-
-
-def interval(right: list[bool], groups: list[str]) -> tuple[float, float]:
-    """95 % of the mean, items of a group drawn together; per cent."""
-    totals: dict[str, list[int]] = defaultdict(lambda: [0, 0])
-    for hit, group in zip(right, groups, strict=True):
-        totals[group][0] += hit
-        totals[group][1] += 1
-    sums = np.array(list(totals.values()), dtype=float)
-    weights = np.random.default_rng(0).multinomial(len(sums), np.full(len(sums), 1 / len(sums)), size=RESAMPLES)
-    drawn = weights @ sums
-    low, high = np.percentile(100 * drawn[:, 0] / drawn[:, 1], [2.5, 97.5])
-    return float(low), float(high)
 
 
 def main() -> None:
@@ -56,16 +42,16 @@ def main() -> None:
     results = {}
     for name, samples in sorted(by_object.items()):
         told = [expert.inspect(sample.image, sample.references)[0].kinds for sample in samples]
-        groups = [sample.group or sample.id for sample in samples]
+        items = [sample.item for sample in samples]
         first = [kinds[0].key == sample.right_key for kinds, sample in zip(told, samples, strict=True)]
         among = [sample.right_key in {kind.key for kind in kinds} for kinds, sample in zip(told, samples, strict=True)]
-        low, high = interval(first, groups)
+        share = interval(first, items)
         results[name] = {
             "seen": samples[0].dataset in asked.fit,
             "defects": len(samples),
             "kinds": len({sample.right_key for sample in samples}),
-            "first": round(100 * float(np.mean(first)), 1),
-            "interval": [round(low, 1), round(high, 1)],
+            "first": round(share.value, 1),
+            "interval": [round(share.low, 1), round(share.high, 1)],
             "among_three": round(100 * float(np.mean(among)), 1),
             "commonest": round(100 * max(Counter(sample.right_key for sample in samples).values()) / len(samples), 1),
             "claimed": round(100 * float(np.mean([kinds[0].probability for kinds in told])), 1),

@@ -74,7 +74,7 @@ class Gallery:
         return self._told((features - self.centre) @ self.weights + self.offset)
 
     def _told(self, scores: np.ndarray) -> tuple[KindGuess, ...]:
-        probabilities = _softmax(scores[None] / self.temperature)[0]
+        probabilities = _softmax(scores / self.temperature)
         order = np.argsort(-probabilities, kind="stable")[:TOLD]
         return tuple(
             KindGuess(key=self.keys[k], title=self.titles[k], probability=float(min(1.0, probabilities[k]))) for k in order
@@ -220,8 +220,7 @@ def _temperature(scores: np.ndarray, truth: np.ndarray) -> float:
 
 
 def _softmax(scores: np.ndarray) -> np.ndarray:
-    raised = np.exp(scores - scores.max(-1, keepdims=True))
-    return raised / raised.sum(-1, keepdims=True)
+    return torch.softmax(torch.from_numpy(scores), -1).numpy()
 
 
 def _boxes(findings: ExpertFindings, anomaly: np.ndarray) -> tuple[Box, Box]:

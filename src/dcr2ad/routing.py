@@ -144,6 +144,11 @@ def route_sample(
     return route(model, sample.image, references, question, knowledge_base, mode=mode, expert=expert, orders=orders)
 
 
+def search_words(sample: Sample) -> str:
+    """What text search is asked for a photograph: its object and the expert's description."""
+    return f"{sample.object} {describe_findings(sample.expert) if sample.expert else ''}"
+
+
 def rank_titles(model: ChatModel, prompt: Prompt, entries: Sequence[KnowledgeEntry]) -> list[RankedEntry]:
     """Rank entries by the model's probability of beginning its path with their title, as `route` does, on one prompt.
 
@@ -252,6 +257,6 @@ def _ranked(knowledge_base: KnowledgeBase, probabilities: dict[str, float]) -> t
 
 def _shortlist(sample: Sample, knowledge_base: KnowledgeBase) -> tuple[KnowledgeEntry, ...]:
     """Candidates where none are given: the object's category, then what the findings' words bring up."""
-    words = f"{sample.object} {describe_findings(sample.expert) if sample.expert else ''}"
-    found = [*knowledge_base.category(sample.object, sample.dataset), *(e for e, _ in knowledge_base.search(words, SHORTLIST))]
+    alike = (entry for entry, _ in knowledge_base.search(search_words(sample), SHORTLIST))
+    found = [*knowledge_base.category(sample.object, sample.dataset), *alike]
     return tuple(dict.fromkeys(found))[:SHORTLIST] or knowledge_base.entries[:SHORTLIST]

@@ -144,6 +144,11 @@ class Sample(Record):
     expert: ExpertFindings | None = None
     """The visual expert's findings, where they were computed."""
 
+    @property
+    def item(self) -> str:
+        """The physical item or place, unique over data sets; the image itself where no group is known."""
+        return f"{self.dataset}/{self.object}/{self.group}" if self.group else self.image
+
     @model_validator(mode="after")
     def _consistent(self) -> Sample:
         if not self.is_anomalous and self.defect is not None:

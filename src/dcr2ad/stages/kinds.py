@@ -88,7 +88,7 @@ def fit_kinds(
         raise InputError(f"{data} holds no labelled defect with a reference", "Kinds are read off labelled defects")
     keys = [str(sample.right_key) for sample in kept]
     titles = [knowledge_base.get(key).title for key in keys]
-    gallery, guesses = fit_gallery(np.stack(features), keys, titles, [_group(sample) for sample in kept])
+    gallery, guesses = fit_gallery(np.stack(features), keys, titles, [sample.item for sample in kept])
     told = {
         content_digest(sample.image): [guess.model_dump() for guess in found]
         for sample, found in zip(kept, guesses, strict=True)
@@ -120,10 +120,6 @@ def pass_on(source: Path, target: Path) -> None:
     file = source / FILE if source.is_dir() else source
     if file.is_file():
         write_bytes(target / FILE, file.read_bytes())
-
-
-def _group(sample: Sample) -> str:
-    return f"{sample.dataset}/{sample.object}/{sample.group or sample.id}"
 
 
 def _rates(samples: Sequence[Sample], guesses: Sequence[tuple[KindGuess, ...]]) -> dict[str, dict[str, float]]:

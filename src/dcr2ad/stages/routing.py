@@ -22,9 +22,8 @@ from dcr2ad.artifacts import RecordWriter, StageFolder, digest_json, read_record
 from dcr2ad.errors import InputError
 from dcr2ad.knowledge.base import KnowledgeBase
 from dcr2ad.models.base import ChatModel
-from dcr2ad.prompts import describe_findings
 from dcr2ad.report.figures import confusion_picture
-from dcr2ad.routing import LISTED, route_sample
+from dcr2ad.routing import LISTED, route_sample, search_words
 from dcr2ad.types import Interval, Question, Record, RouteMode, RoutingCalibration, Sample
 
 MODES: tuple[RouteMode, ...] = ("recall", "listed", "hybrid")
@@ -201,7 +200,7 @@ def _ranked(
     raw = rankings.at_temperature({r.key: r.probability for r in found.ranking}, 1 / found.note.temperature)
     return RoutedPhotograph(
         image=sample.image,
-        group=_group(sample),
+        group=sample.item,
         mode=mode,
         right_key=sample.right_key or "",
         probabilities=raw,
@@ -211,23 +210,18 @@ def _ranked(
     )
 
 
-def _group(sample: Sample) -> str:
-    return f"{sample.dataset}/{sample.object}/{sample.group}" if sample.group else sample.image
-
-
 def _without_model(samples: Sequence[Sample], base: KnowledgeBase) -> list[RoutedPhotograph]:
     """Rankings by text search from the expert's description, and by how often an entry is right in this benchmark."""
     often = Counter(sample.right_key for sample in samples)
     rows = []
     for sample in samples:
-        words = f"{sample.object} {describe_findings(sample.expert) if sample.expert else ''}"
         scores = dict.fromkeys((entry.key for entry in base), 0.0)
-        scores |= {entry.key: score for entry, score in base.search(words, len(base))}
+        scores |= {entry.key: score for entry, score in base.search(search_words(sample), len(base))}
         counts = {entry.key: float(often[entry.key]) for entry in base}
         for mode, values in ((SEARCH, scores), (FREQUENT, counts)):
             rows.append(
                 RoutedPhotograph(
-                    image=sample.image, group=_group(sample), mode=mode, right_key=sample.right_key or "", probabilities=values
+                    image=sample.image, group=sample.item, mode=mode, right_key=sample.right_key or "", probabilities=values
                 )
             )
     return rows
