@@ -5,13 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, cast, get_args
 
-from pydantic import ValidationError
-
 from dcr2ad import console
 from dcr2ad.config import Recipe, load_recipe
-from dcr2ad.errors import InputError, RecordError, UnknownNameError
+from dcr2ad.errors import InputError, UnknownNameError
 from dcr2ad.knowledge.base import KnowledgeBase
-from dcr2ad.types import EvalReport, RouteMode
+from dcr2ad.types import RouteMode
 
 
 def load_knowledge(path: Path | None) -> KnowledgeBase:
@@ -32,17 +30,6 @@ def route_mode(name: str) -> RouteMode:
         if mode == name:
             return cast(RouteMode, mode)
     raise UnknownNameError(f"no route mode {name!r}", f"Use {', '.join(get_args(RouteMode))}")
-
-
-def read_report(folder: Path) -> EvalReport:
-    """The report of an evaluation's folder."""
-    file = folder / "report.json"
-    try:
-        return EvalReport.model_validate_json(file.read_text(encoding="utf-8"))
-    except OSError:
-        raise InputError(f"no evaluation in {folder} (no report.json)", "Name the folder of `dcr2ad evaluate`") from None
-    except ValidationError as error:
-        raise RecordError(f"{file} is no report ({error.errors()[0]['msg']})", "Evaluate again") from None
 
 
 def must_exist(data: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dcr2ad import console
 from dcr2ad.artifacts import read_records, write_text
-from dcr2ad.commands.common import load_knowledge, must_exist, print_counts, read_recipe, read_report, say
+from dcr2ad.commands.common import load_knowledge, must_exist, print_counts, read_recipe, say
 from dcr2ad.commands.evaluation import print_reports
 from dcr2ad.config import load_recipe
 from dcr2ad.errors import UnknownNameError
@@ -140,10 +140,11 @@ def run_all(recipe: Path, data: Path, out: Path | None, *, datasets: Sequence[st
 
 def run_pack(model: Path, out: Path, *, rank: int | None, energy: float, licence: str, reports: Sequence[Path]) -> None:
     """Verb `pack`."""
-    found = {folder.name: read_report(folder) for folder in reports}
+    from dcr2ad.stages.evaluate import read_report
     from dcr2ad.stages.kinds import pass_on
     from dcr2ad.training.packing import Packing, pack_adapter
 
+    found = {folder.name: read_report(folder) for folder in reports}
     made = pack_adapter(model, out, Packing(rank=rank, energy=energy, licence=licence, reports=found))
     pass_on(model, out)
     size = sum(path.stat().st_size for path in out.iterdir()) / 2**20

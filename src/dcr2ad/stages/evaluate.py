@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from dcr2ad import metrics
 from dcr2ad.artifacts import (
     RecordWriter,
@@ -24,7 +26,7 @@ from dcr2ad.artifacts import (
     write_records,
     write_text,
 )
-from dcr2ad.errors import InputError
+from dcr2ad.errors import InputError, RecordError
 from dcr2ad.knowledge.base import KnowledgeBase
 from dcr2ad.models.base import ChatModel
 from dcr2ad.prompts import DEFAULT_WORDING, Wording
@@ -132,7 +134,7 @@ def merge(folders: Sequence[Path], out: Path) -> EvalReport:
     if missing:
         raise InputError(f"of {first[1]} shards these are missing: {', '.join(missing)}", "Name all of them")
     predictions = [p for i in sorted(parts) for p in read_records(parts[i][0] / "predictions.jsonl", Prediction)]
-    old = EvalReport.model_validate_json((first[0] / "report.json").read_text(encoding="utf-8"))
+    old = read_report(first[0])
     with StageFolder(out, stage="evaluate", config=first[2], inputs=first[3]) as stage:
         write_records(out / "predictions.jsonl", predictions)
         report = summarise(predictions, old.protocol, old.model, old.knowledge_digest, benchmark=old.benchmark)
@@ -140,6 +142,21 @@ def merge(folders: Sequence[Path], out: Path) -> EvalReport:
         write_text(out / "report.json", report.model_dump_json(indent=2) + "\n")
         stage.finish({"questions": report.questions, "answered": report.answered, **report.status_counts})
     return report
+
+
+def read_report(folder: Path) -> EvalReport:
+    """The report of an evaluation's folder.
+
+    Raises:
+        RecordError: the folder holds no finished evaluation, or its report cannot be read.
+    """
+    file = folder / "report.json"
+    try:
+        return EvalReport.model_validate_json(file.read_text(encoding="utf-8"))
+    except OSError:
+        raise RecordError(f"{folder} holds no finished evaluation", "Name a folder that dcr2ad evaluate wrote") from None
+    except ValidationError as error:
+        raise RecordError(f"{file} is no report ({error.errors()[0]['msg']})", "Evaluate again") from None
 
 
 def summarise(

@@ -8,11 +8,10 @@ from __future__ import annotations
 from collections.abc import Collection
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from dcr2ad import metrics
 from dcr2ad.artifacts import read_records
-from dcr2ad.errors import InputError, RecordError
+from dcr2ad.errors import InputError
+from dcr2ad.stages.evaluate import read_report
 from dcr2ad.types import EvalProtocol, EvalReport, PairedResult, Prediction
 
 
@@ -29,7 +28,7 @@ def compare(first: Path, second: Path, *, differ: Collection[str] = ()) -> Paire
         InputError: they differ in something that was not named, not in what was named, or in their questions.
         RecordError: a folder holds no finished evaluation.
     """
-    reports = [_report(folder) for folder in (first, second)]
+    reports = [read_report(folder) for folder in (first, second)]
     found = _differences(*reports)
     named = sorted(set(differ))
     known = {*EvalProtocol.model_fields, "model", "knowledge", "pixels"}
@@ -84,16 +83,6 @@ def _differences(first: EvalReport, second: EvalReport) -> dict[str, tuple[str, 
     if "none" in (first.protocol.context, second.protocol.context):
         sides[0]["knowledge"] = sides[1]["knowledge"] = ""
     return {name: (sides[0][name], sides[1][name]) for name in sides[0] if sides[0][name] != sides[1][name]}
-
-
-def _report(folder: Path) -> EvalReport:
-    file = folder / "report.json"
-    try:
-        return EvalReport.model_validate_json(file.read_text(encoding="utf-8"))
-    except OSError:
-        raise RecordError(f"{folder} holds no finished evaluation", "Name a folder that dcr2ad evaluate wrote") from None
-    except ValidationError as error:
-        raise RecordError(f"{file} is no report ({error.errors()[0]['msg']})", "Evaluate again") from None
 
 
 def _predictions(folder: Path) -> dict[str, Prediction]:
