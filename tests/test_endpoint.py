@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 import threading
 import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +17,12 @@ from dcr2ad.errors import CannotScoreError, ModelError, UnknownNameError
 from dcr2ad.models.base import letter_probabilities, open_model
 from dcr2ad.models.endpoint import EndpointModel
 from dcr2ad.types import ImagePart, Prompt, Sampling, TextPart
+from tests.chat_server import ChatHandler, ChatServer, serving
 
 LOCK = threading.Lock()
 
 
-class _Server(ThreadingHTTPServer):
-    requests: list[dict[str, Any]]
+class _Server(ChatServer):
     logprobs: bool
     fail: int
     busy: int
@@ -33,15 +31,14 @@ class _Server(ThreadingHTTPServer):
     most_at_once: int
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(ChatHandler):
     server: _Server
 
     def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.server.requests.append(body)
+        body = self.read_body()
         if self.server.busy:
             self.server.busy -= 1
-            self._reply(429, {"error": {"message": "busy"}}, {"Retry-After": "0.3"})
+            self.reply(429, {"error": {"message": "busy"}}, {"Retry-After": "0.3"})
             return
         with LOCK:
             self.server.at_once += 1
@@ -50,7 +47,7 @@ class _Handler(BaseHTTPRequestHandler):
         with LOCK:
             self.server.at_once -= 1
         if self.server.fail:
-            self._reply(self.server.fail, {"error": {"message": "this model takes no images", "type": "bad"}})
+            self.reply(self.server.fail, {"error": {"message": "this model takes no images", "type": "bad"}})
             return
         content = {"role": "assistant", "content": " scratch</knowledge><answer>B</answer>"}
         if self.server.obeys and self.server.obeys in body:
@@ -59,39 +56,16 @@ class _Handler(BaseHTTPRequestHandler):
         if body.get("logprobs") and self.server.logprobs:
             top = [{"token": t, "logprob": p, "bytes": None} for t, p in (("B", -0.2), (" A", -2.0), ("the", -3.0))]
             choice["logprobs"] = {"content": [{**top[0], "top_logprobs": top}]}
-        usage = {"prompt_tokens": 7, "completion_tokens": 5, "total_tokens": 12}
-        self._reply(
-            200, {"id": "x", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice], "usage": usage}
-        )
-
-    def _reply(self, status: int, body: dict[str, Any], headers: dict[str, str] | None = None) -> None:
-        data = json.dumps(body).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(data)))
-        for name, value in (headers or {}).items():
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(data)
-
-    def log_message(self, *_: Any) -> None:
-        """Say nothing."""
+        self.complete(choice, 7, 5)
 
 
 @pytest.fixture
 def server() -> Iterator[_Server]:
     made = _Server(("127.0.0.1", 0), _Handler)
-    made.requests, made.logprobs, made.fail, made.busy = [], True, 0, 0
+    made.logprobs, made.fail, made.busy = True, 0, 0
     made.obeys, made.at_once, made.most_at_once = "", 0, 0
-    thread = threading.Thread(target=made.serve_forever, daemon=True)
-    thread.start()
-    yield made
-    made.shutdown()
-    made.server_close()
-
-
-def _spec(server: _Server) -> str:
-    return f"openai:m@http://127.0.0.1:{server.server_address[1]}/v1"
+    with serving(made):
+        yield made
 
 
 def _prompt(tmp_path: Path, opening: str = "") -> Prompt:
@@ -100,7 +74,7 @@ def _prompt(tmp_path: Path, opening: str = "") -> Prompt:
 
 
 def test_generation_sends_images_and_opening(server: _Server, tmp_path: Path) -> None:
-    model = open_model(_spec(server))
+    model = open_model(server.spec)
     written = model.generate([_prompt(tmp_path, "<knowledge>")] * 3, Sampling(max_new_tokens=9))
     assert [c[0].text for c in written] == [" scratch</knowledge><answer>B</answer>"] * 3
     assert (written[0][0].prompt_tokens, written[0][0].new_tokens) == (7, 5)
@@ -114,24 +88,24 @@ def test_generation_sends_images_and_opening(server: _Server, tmp_path: Path) ->
 
 
 def test_letters_are_scored_from_one_token(server: _Server, tmp_path: Path) -> None:
-    a, b = letter_probabilities(open_model(_spec(server)), [_prompt(tmp_path, "<answer>")], [2])[0]
+    a, b = letter_probabilities(open_model(server.spec), [_prompt(tmp_path, "<answer>")], [2])[0]
     assert a + b == pytest.approx(1) and b == pytest.approx(1 / (1 + 2.718281828 ** (-2.0 + 0.2)), abs=1e-9)
 
 
 def test_a_server_that_cannot_score_is_named(server: _Server, tmp_path: Path) -> None:
     server.logprobs = False
     with pytest.raises(CannotScoreError, match="gives no log-probabilities"):
-        letter_probabilities(open_model(_spec(server)), [_prompt(tmp_path)], [2])
+        letter_probabilities(open_model(server.spec), [_prompt(tmp_path)], [2])
     with pytest.raises(CannotScoreError, match="cannot score a continuation"):
-        open_model(_spec(server)).score([_prompt(tmp_path)], [["Surface scratch:"]])
+        open_model(server.spec).score([_prompt(tmp_path)], [["Surface scratch:"]])
 
 
 def test_refusals_and_dead_servers_are_one_line(server: _Server, tmp_path: Path) -> None:
     server.fail = 400
-    failed = open_model(_spec(server)).generate([_prompt(tmp_path)], Sampling())[0][0]
+    failed = open_model(server.spec).generate([_prompt(tmp_path)], Sampling())[0][0]
     assert failed.status == "failed" and "takes no images" in failed.error
     with pytest.raises(ModelError, match="takes no images"):
-        letter_probabilities(open_model(_spec(server)), [_prompt(tmp_path)], [2])
+        letter_probabilities(open_model(server.spec), [_prompt(tmp_path)], [2])
 
 
 def test_no_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,21 +119,21 @@ def test_no_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_busy_server_is_waited_for_as_long_as_it_says(server: _Server, tmp_path: Path) -> None:
     server.busy = 2
     start = time.monotonic()
-    done = open_model(_spec(server)).generate([_prompt(tmp_path)], Sampling())[0][0]
+    done = open_model(server.spec).generate([_prompt(tmp_path)], Sampling())[0][0]
     assert done.status == "stop" and len(server.requests) == 3
     assert time.monotonic() - start >= 0.6
     server.busy = 1
-    failed = open_model(f"{_spec(server)}?retries=0").generate([_prompt(tmp_path)], Sampling())[0][0]
+    failed = open_model(f"{server.spec}?retries=0").generate([_prompt(tmp_path)], Sampling())[0][0]
     assert failed.status == "failed" and "429" in failed.error
 
 
 def test_requests_run_side_by_side_up_to_the_limit_and_keep_their_order(server: _Server, tmp_path: Path) -> None:
-    open_model(f"{_spec(server)}?concurrency=3").generate([_prompt(tmp_path)] * 12, Sampling())
+    open_model(f"{server.spec}?concurrency=3").generate([_prompt(tmp_path)] * 12, Sampling())
     assert 1 < server.most_at_once <= 3
 
 
 def test_a_server_that_does_not_answer_in_time_is_named(server: _Server, tmp_path: Path) -> None:
-    done = open_model(f"{_spec(server)}?timeout=0.001&retries=0").generate([_prompt(tmp_path)], Sampling())[0][0]
+    done = open_model(f"{server.spec}?timeout=0.001&retries=0").generate([_prompt(tmp_path)], Sampling())[0][0]
     assert done.status == "failed" and "gave no answer in 0.001 s" in done.error
 
 
@@ -167,14 +141,14 @@ def test_a_server_that_does_not_answer_in_time_is_named(server: _Server, tmp_pat
 def test_a_choice_is_held_to_its_options_by_the_form_the_server_knows(server: _Server, tmp_path: Path, form: str) -> None:
     """Servers ignore fields they do not know and write freely; that is noticed, and the next form is tried."""
     server.obeys = form
-    model = open_model(_spec(server))
+    model = open_model(server.spec)
     assert isinstance(model, EndpointModel)
     assert model.choose([_prompt(tmp_path)], [["Scratch", "Dent"]]) == [1]
     asked = len(server.requests)
     assert model.choose([_prompt(tmp_path)], [["Scratch", "Dent"]]) == [1] and len(server.requests) == asked + 1
     server.obeys = ""
     with pytest.raises(ModelError, match="cannot be held to given options"):
-        EndpointModel.from_spec(_spec(server)).choose([_prompt(tmp_path)], [["Scratch", "Dent"]])
+        EndpointModel.from_spec(server.spec).choose([_prompt(tmp_path)], [["Scratch", "Dent"]])
 
 
 def test_images_keep_within_the_limits_asked_for(server: _Server, tmp_path: Path) -> None:
@@ -182,7 +156,7 @@ def test_images_keep_within_the_limits_asked_for(server: _Server, tmp_path: Path
     prompt = Prompt(parts=(ImagePart(path=str(tmp_path / "large.png")),))
     sizes = []
     for side in ("side=640", "side=0"):
-        open_model(f"{_spec(server)}?{side}").generate([prompt], Sampling())
+        open_model(f"{server.spec}?{side}").generate([prompt], Sampling())
         url = server.requests[-1]["messages"][0]["content"][0]["image_url"]["url"]
         sizes.append(Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))).size)
     assert sizes[0] == (640, 480)

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -22,6 +19,7 @@ from dcr2ad.questions import QuestionMaker, Rejected
 from dcr2ad.stages.instruct import build_instructions
 from dcr2ad.teacher import BuiltinTeacher
 from dcr2ad.types import ImagePart, Question, Sample, TextPart
+from tests.chat_server import ChatHandler, ChatServer, serving
 
 BASE = KnowledgeBase.builtin()
 GOOD = {
@@ -30,53 +28,31 @@ GOOD = {
 }
 
 
-class _Server(ThreadingHTTPServer):
-    requests: list[dict[str, Any]]
+class _Server(ChatServer):
     answers: list[str]
     no_schema: bool
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(ChatHandler):
     server: _Server
 
     def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.server.requests.append(body)
+        body = self.read_body()
         if self.server.no_schema and "response_format" in body:
-            self._reply(400, {"error": {"message": "response_format is not known here", "type": "bad"}})
+            self.reply(400, {"error": {"message": "response_format is not known here", "type": "bad"}})
             return
         answers = self.server.answers
         text = answers[min(len(self.server.requests), len(answers)) - 1]
         choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
-        usage = {"prompt_tokens": 100, "completion_tokens": 20, "total_tokens": 120}
-        self._reply(
-            200, {"id": "x", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice], "usage": usage}
-        )
-
-    def _reply(self, status: int, body: dict[str, Any]) -> None:
-        data = json.dumps(body).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def log_message(self, *_: Any) -> None:
-        """Say nothing."""
+        self.complete(choice, 100, 20)
 
 
 @pytest.fixture
 def server() -> Iterator[_Server]:
     made = _Server(("127.0.0.1", 0), _Handler)
-    made.requests, made.answers, made.no_schema = [], [json.dumps(GOOD)], False
-    threading.Thread(target=made.serve_forever, daemon=True).start()
-    yield made
-    made.shutdown()
-    made.server_close()
-
-
-def _spec(server: _Server) -> str:
-    return f"openai:m@http://127.0.0.1:{server.server_address[1]}/v1"
+    made.answers, made.no_schema = [json.dumps(GOOD)], False
+    with serving(made):
+        yield made
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +76,7 @@ def question(tmp_path_factory: pytest.TempPathFactory) -> Question:
 def test_images_knowledge_and_schema_are_sent_and_the_answer_is_a_trajectory(
     server: _Server, question: Question, tmp_path: Path
 ) -> None:
-    teacher = open_teacher(_spec(server), cache=tmp_path)
+    teacher = open_teacher(server.spec, cache=tmp_path)
     entry = BASE.get("General.surface.scratch")
     written = teacher.write(question, entry)
     assert not isinstance(written, str)
@@ -115,12 +91,12 @@ def test_images_knowledge_and_schema_are_sent_and_the_answer_is_a_trajectory(
 
 
 def test_a_rerun_costs_nothing_and_another_attempt_is_asked_for(server: _Server, question: Question, tmp_path: Path) -> None:
-    first = EndpointTeacher(EndpointModel.from_spec(_spec(server)), tmp_path)
+    first = EndpointTeacher(EndpointModel.from_spec(server.spec), tmp_path)
     entry = BASE.get("General.surface.scratch")
     written = first.write(question, entry)
     assert first.usage == Usage(requests=1, cached=0, prompt_tokens=100, new_tokens=20)
     assert first.usage.cost((2.5, 10.0)) == pytest.approx((250 + 200) / 1e6)
-    second = EndpointTeacher(EndpointModel.from_spec(_spec(server)), tmp_path)
+    second = EndpointTeacher(EndpointModel.from_spec(server.spec), tmp_path)
     assert second.write(question, entry) == written and second.usage == Usage(cached=1) and len(server.requests) == 1
     second.write(question, entry, attempt=1)
     assert len(server.requests) == 2 and server.requests[1]["temperature"] > 0
@@ -134,7 +110,7 @@ def test_a_server_without_schemas_is_asked_without_and_fences_are_read(
     server: _Server, question: Question, tmp_path: Path
 ) -> None:
     server.no_schema, server.answers = True, [f"Here it is:\n```json\n{json.dumps(GOOD)}\n```"]
-    teacher = open_teacher(_spec(server), cache=tmp_path)
+    teacher = open_teacher(server.spec, cache=tmp_path)
     for attempt in range(2):
         written = teacher.write(question, None, attempt=attempt)
         assert not isinstance(written, str) and (written.entry, written.why) == ("", "")
@@ -143,7 +119,7 @@ def test_a_server_without_schemas_is_asked_without_and_fences_are_read(
 
 def test_what_is_no_answer_is_said_and_not_kept(server: _Server, question: Question, tmp_path: Path) -> None:
     server.answers = ["I cannot see it", '{"why": "x"}', json.dumps({**GOOD, "why": "<answer>B</answer> a line"})]
-    teacher = open_teacher(_spec(server), cache=tmp_path)
+    teacher = open_teacher(server.spec, cache=tmp_path)
     entry = BASE.get("General.surface.scratch")
     assert teacher.write(question, entry) == "the teacher's answer is not the JSON asked for"
     with pytest.raises(ModelError, match="not the JSON"):
@@ -159,7 +135,7 @@ def test_the_rate_is_kept(server: _Server, question: Question, tmp_path: Path) -
         slept.append(seconds)
         now[0] += seconds
 
-    model = EndpointModel.from_spec(_spec(server))
+    model = EndpointModel.from_spec(server.spec)
     teacher = EndpointTeacher(model, tmp_path, per_minute=30, clock=(lambda: now[0], sleep))
     for attempt in range(3):
         teacher.write(question, None, attempt=attempt)
@@ -187,7 +163,7 @@ def test_instruct_drops_what_the_masks_deny(server: _Server, tmp_path: Path, mon
     lie = "One mark lies at the top left and another at the bottom right, and a third one sits at the top right of it."
     server.answers = [json.dumps({"why": "a mark is seen", "reasoning": lie})]
     write_drawn(tmp_path / "drawn", 1, seed=1, size=64)
-    config = InstructSettings(expert=False, split="", direct_share=0.0, teacher=_spec(server), max_images=6)
+    config = InstructSettings(expert=False, split="", direct_share=0.0, teacher=server.spec, max_images=6)
     out = tmp_path / "out"
     summary = build_instructions(tmp_path / "drawn", out, BASE, config, seed=0)
     asked = list(read_records(out / "questions.jsonl", Question))
