@@ -21,6 +21,7 @@ LAYERS: dict[str, int] = {
     "types": 0,
     "artifacts": 1,
     "balance": 1,
+    "baselines": 2,
     "blind": 2,
     "config": 1,
     "geometry": 2,

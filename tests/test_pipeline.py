@@ -20,6 +20,8 @@ from tests.tiny import tiny_internvl
 RECIPE = """
 name = "small"
 model = "hf:{model}"
+seeds = [0, 1]
+seeds_from = "krdpo"
 [instruct]
 max_images = 10
 split = "train"
@@ -46,6 +48,20 @@ batch_size = 2
 gradient_accumulation = 1
 epochs = 2
 save_steps = 2
+[[variants]]
+name = "base"
+train = "nothing"
+[[variants]]
+name = "sft"
+train = "sft"
+[[variants]]
+name = "more-sft"
+train = "more-sft"
+settings = {{ save_steps = 1 }}
+[[variants]]
+name = "krdpo"
+label = "SFT + KR-DPO"
+train = "krdpo"
 [evaluate]
 split = "dev"
 max_images = 6
@@ -73,6 +89,10 @@ def _run(recipe: Path, data: Path, out: Path) -> list[str]:
     return [*COMMAND, "run", str(recipe), "--data", str(data), "-o", str(out)]
 
 
+def _steps(stage: Path) -> int:
+    return len((stage / "log.jsonl").read_text().splitlines())
+
+
 @pytest.mark.slow
 def test_photographs_to_table_killed_and_continued(setting: tuple[Path, Path], tmp_path: Path, nano_folder: Path) -> None:
     recipe, data = setting
@@ -92,8 +112,11 @@ def test_photographs_to_table_killed_and_continued(setting: tuple[Path, Path], t
             started.stderr.close()
     done = subprocess.run(_run(recipe, data, out), env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
-    for stage in ("instruct", "sft", "mine", "synthesize", "krdpo", "bench"):
+    for stage in ("instruct", "sft", "mine", "synthesize", "more-sft", "krdpo", "seed-1/krdpo", "seed-1/more-sft", "bench"):
         assert read_manifest(out / stage).done
+    assert not (out / "seed-1" / "sft").exists(), "all seeds go on from one SFT model"
+    assert read_manifest(out / "krdpo").inputs == read_manifest(out / "seed-1" / "krdpo").inputs, "and from its pairs"
+    assert _steps(out / "more-sft") == _steps(out / "krdpo"), "of one budget"
     for stage in ("sft", "krdpo"):
         losses = [json.loads(line)["loss"] for line in (out / stage / "log.jsonl").read_text().splitlines()]
         steps = [json.loads(line)["step"] for line in (out / stage / "log.jsonl").read_text().splitlines()]
@@ -102,12 +125,17 @@ def test_photographs_to_table_killed_and_continued(setting: tuple[Path, Path], t
         assert sum(losses[-third:]) < sum(losses[:third]), f"{stage}: {losses}"
     assert list(read_records(out / "synthesize" / "pairs.jsonl", PreferencePair))
     folders = sorted(p.name for p in (out / "evaluate").iterdir())
-    assert len(folders) == 6 and {name.split("-")[0] for name in folders} == {"base", "sft", "krdpo"}
+    models = {name.partition("-1shot")[0] for name in folders}
+    assert models == {
+        "base", "sft", "more-sft", "more-sft-seed1", "krdpo", "krdpo-seed1", "expert-alone", "blind-reader",
+    }  # fmt: skip
+    assert len(folders) == 2 + 2 * 6
     for name in folders:
         report = EvalReport.model_validate_json((out / "evaluate" / name / "report.json").read_text())
         predictions = list(read_records(out / "evaluate" / name / "predictions.jsonl", Prediction))
         assert report.questions == len(predictions) == len({p.question_id for p in predictions})
-    assert "Average" in done.stdout and (out / "report.html").exists()
+    assert "1-shot, expert, score: average over sub-tasks" in done.stdout and "blind reader" in done.stdout
+    assert "seeds" in (out / "report.html").read_text() and (out / "report-ablation.csv").exists()
     # A finished run is left as it is: nothing is trained or asked again.
     before = {p: p.stat().st_mtime_ns for p in out.rglob("*.jsonl")}
     again = subprocess.run(_run(recipe, data, out), env=environment, capture_output=True, text=True, timeout=300)

@@ -23,8 +23,8 @@ def test_the_recipes_are_there() -> None:
 def test_every_recipe_loads_under_its_own_name(path: Path) -> None:
     recipe = load_recipe(path)
     assert recipe.name == path.stem
-    protocols = recipe.evaluate.protocols
-    assert protocols and len(set(map(repr, protocols))) == len(protocols), "a protocol twice"
+    named = [*recipe.evaluate.protocols, *(recipe.evaluate.grid.protocols if recipe.evaluate.grid else ())]
+    assert recipe.evaluate.cells and len(set(named)) == len(named), "a protocol twice"
 
 
 @pytest.mark.parametrize("path", PAPER, ids=lambda path: path.stem)
@@ -36,8 +36,8 @@ def test_what_both_sizes_share(path: Path) -> None:
     assert recipe.mine.threshold == 0.1 and recipe.mine.wanted == 1000, "Appendix B.2"
     assert recipe.krdpo.reasoning == "matched" and recipe.krdpo.sft_weight == 0, "Equation (5)"
     assert recipe.krdpo.path_weight == recipe.krdpo.reasoning_weight == 1, "Equation (5)"
-    assert not recipe.instruct.expert and not any(p.expert for p in recipe.evaluate.protocols), "the paper has no expert"
-    measured = [(p.shots, p.context) for p in recipe.evaluate.protocols]
+    assert not recipe.instruct.expert and not any(p.expert for p in recipe.evaluate.cells), "the paper has no expert"
+    measured = [(p.shots, p.context) for p in recipe.evaluate.cells]
     assert measured == [(1, "none"), (1, "category"), (0, "none"), (1, "routed")], "Tables 1, 2 and 3, and Figure 2(c)"
 
 
@@ -61,3 +61,34 @@ def test_a_wrong_key_is_named(tmp_path: Path) -> None:
     path.write_text("[sft]\nlearning_rat = 1e-5\n")
     with pytest.raises(RecordError, match=r"sft\.learning_rat"):
         load_recipe(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ('[[variants]]\nname = "a"\ntrain = "sft"\n[[variants]]\nname = "a"\ntrain = "krdpo"', "two variants are named 'a'"),
+        ('[[variants]]\nname = "bench"\ntrain = "sft"', "'bench': a folder of the run is"),
+        ('[[variants]]\nname = "x"\ntrain = "krdpo"\nsettings = { beta = -1 }', "variant 'x': beta"),
+        ('[[variants]]\nname = "x"\ntrain = "sft"\nsettings = { beta = 1 }', "variant 'x': beta"),
+        ('[[variants]]\nname = "sft"\ntrain = "sft"\nsettings = { epochs = 2 }', "'sft' is \\[sft\\] as it stands"),
+        ('[[variants]]\nname = "../x"\ntrain = "sft"', r"variants\.0\.name"),
+    ],
+)
+def test_variants_that_cannot_stand_are_named(text: str, told: str, tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(text)
+    with pytest.raises(RecordError, match=told):
+        load_recipe(path)
+
+
+def test_the_ablation_is_one_recipe() -> None:
+    """Rows and cells of Table 4 as `recipes/nano.toml` measures them; all that go on from SFT have one budget."""
+    recipe = load_recipe(FOLDER / "nano.toml")
+    assert [variant.train for variant in recipe.variants][:3] == ["nothing", "sft", "more-sft"]
+    assert {cell.context for cell in recipe.evaluate.cells} == {"none", "category", "routed", "oracle"}
+    assert {(cell.shots, cell.expert) for cell in recipe.evaluate.cells} == {(1, True), (1, False), (0, True), (0, False)}
+    assert len(recipe.evaluate.cells) == 16 and len(recipe.training_seeds) == 3
+    onwards = [recipe.settings_of(variant) for variant in recipe.variants if variant.train in {"more-sft", "krdpo"}]
+    budgets = {(s.epochs, s.max_steps, s.batch_size, s.gradient_accumulation) for s in onwards}
+    assert len(budgets) == 1
+    assert {getattr(settings, "reasoning", None) for settings in onwards} >= {"matched", "shared", None}

@@ -100,6 +100,28 @@ def read_blind(questions: Iterable[Question], *, seed: int = 0) -> list[BlindSco
     return [score for score in scores if score is not None]
 
 
+def blind_answers(questions: Iterable[Question], *, seed: int = 0) -> dict[str, int]:
+    """What the blind reader answers: question id -> index of an option, each by a reader that never saw the question's image.
+
+    A tie is broken by lot, as is a sub-task with questions of a single group, of which nothing can be learnt.
+    """
+    asked: dict[Subtask, list[Question]] = defaultdict(list)
+    for question in questions:
+        asked[question.subtask].append(question)
+    rng = np.random.default_rng(seed)
+    given: dict[str, int] = {}
+    for subtask in (subtask for subtask in Subtask if subtask in asked):
+        rows = asked[subtask]
+        features, shown = _features(rows)
+        folds = _folds([_group(question) for question in rows], seed)
+        logits = np.where(shown, 0.0, -np.inf)
+        if folds is not None:
+            logits = _held_out(features, shown, np.array([question.answer for question in rows]), folds)
+        for question, row in zip(rows, _best(logits), strict=True):
+            given[question.id] = int(rng.choice(np.flatnonzero(row)))
+    return given
+
+
 def letter_balance(questions: Iterable[Question]) -> list[LetterScore]:
     """Chi-square test of the right options' places, for each number of options."""
     counts: dict[int, np.ndarray] = {}
@@ -212,14 +234,23 @@ def _folds(groups: Sequence[str], seed: int) -> np.ndarray | None:
 
 def _cross_validate(features: np.ndarray, shown: np.ndarray, answers: np.ndarray, folds: np.ndarray) -> np.ndarray:
     """For each item whether the reader that was fitted on the other folds is right; a tie counts its share."""
-    right = np.zeros(len(answers))
+    best = _best(_held_out(features, shown, answers, folds))  # equal options share the point: a tie is a guess
+    return best[np.arange(len(answers)), answers] / best.sum(axis=1)
+
+
+def _held_out(features: np.ndarray, shown: np.ndarray, answers: np.ndarray, folds: np.ndarray) -> np.ndarray:
+    """Score of each option, ``(items, options)``, by the reader fitted on the other folds; -inf where there is no option."""
+    logits = np.full(shown.shape, -np.inf)
     for fold in range(folds.max() + 1):
         train, test = folds != fold, folds == fold
         weights = _fit(features[train], shown[train], answers[train])
-        logits = np.where(shown[test], weights[features[test]].sum(axis=2), -np.inf)
-        best = logits >= logits.max(axis=1, keepdims=True) - 1e-9  # equal options share the point: a tie is a guess
-        right[test] = best[np.arange(test.sum()), answers[test]] / best.sum(axis=1)
-    return right
+        logits[test] = np.where(shown[test], weights[features[test]].sum(axis=2), -np.inf)
+    return logits
+
+
+def _best(logits: np.ndarray) -> np.ndarray:
+    """Which options score highest, ties among them."""
+    return logits >= logits.max(axis=1, keepdims=True) - 1e-9
 
 
 def _group(question: Question) -> str:

@@ -7,13 +7,14 @@ Reads TOML; returns models. Knows nothing about what the stages do.
 from __future__ import annotations
 
 import tomllib
+from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from dcr2ad.errors import RecordError
-from dcr2ad.types import EvalProtocol
+from dcr2ad.types import Answering, Context, EvalProtocol
 
 
 class Settings(BaseModel):
@@ -147,15 +148,69 @@ class KrdpoSettings(TrainSettings):
     """Weight of the log-ratio of reasoning and answer; 1 is the paper's loss."""
 
 
+class Grid(Settings):
+    """Protocols as the product of what varies; the cells of the ablation (Table 4 and beyond it)."""
+
+    contexts: tuple[Context, ...] = ("none", "category", "routed", "oracle")
+    """External knowledge in the prompt."""
+    expert: tuple[bool, ...] = (True, False)
+    """With and without the visual expert's findings."""
+    shots: tuple[int, ...] = (1, 0)
+    """References shown."""
+    answering: tuple[Answering, ...] = ("score",)
+    """How the answer is taken."""
+
+    @property
+    def protocols(self) -> tuple[EvalProtocol, ...]:
+        """One protocol a cell, contexts varying fastest."""
+        cells = product(self.shots, self.expert, self.answering, self.contexts)
+        return tuple(EvalProtocol(shots=s, expert=e, answering=a, context=c) for s, e, a, c in cells)
+
+
 class EvaluateSettings(Settings):
     """MMAD-style evaluation (Section 4.2)."""
 
-    protocols: tuple[EvalProtocol, ...] = (EvalProtocol(),)
+    protocols: tuple[EvalProtocol, ...] = ()
     """What is measured, one report each."""
+    grid: Grid | None = None
+    """Protocols besides, as the product of what varies."""
     split: str = "dev"
     """Split of the data set questions are made from; empty for all."""
     max_images: int | None = None
     """Images used at most; None is all."""
+
+    @property
+    def cells(self) -> tuple[EvalProtocol, ...]:
+        """Every protocol measured, each once; where none is named, 1-shot without knowledge."""
+        named = (*self.protocols, *(self.grid.protocols if self.grid else ()))
+        return tuple(dict.fromkeys(named)) or (EvalProtocol(),)
+
+
+RESERVED = frozenset({"knowledge", "kinds", "instruct", "bench", "mine", "synthesize", "evaluate"})
+"""Names that no variant may have: they are folders of a run."""
+
+
+class Variant(Settings):
+    """One row of the ablation: a model that is trained, or not, and measured."""
+
+    name: str = Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")
+    """Name of its folder and of its evaluations."""
+    label: str = ""
+    """Name in tables; empty: `name`."""
+    train: Literal["nothing", "sft", "more-sft", "krdpo"]
+    """``nothing``: the model the run starts from. ``sft``: [sft] on the instruction data. The others go on from there, on the
+    same pairs and with the batch, epochs and steps of [krdpo]: ``more-sft`` by Equation (2) on the chosen responses, ``krdpo``
+    by the loss of [krdpo]."""
+    settings: dict[str, Any] = {}
+    """What differs from [sft], or for ``krdpo`` from [krdpo]."""
+
+
+_VARIANTS = (
+    Variant(name="base", label="base", train="nothing"),
+    Variant(name="sft", label="SFT", train="sft"),
+    Variant(name="krdpo", label="SFT + KR-DPO", train="krdpo"),
+)
+_BUDGET = ("epochs", "max_steps", "batch_size", "gradient_accumulation", "group_images", "precision", "save_steps")
 
 
 class Recipe(Settings):
@@ -167,13 +222,55 @@ class Recipe(Settings):
     """Model to start from: ``nano``, ``hf:PATH`` or a folder."""
     seed: int = 0
     """Seed of every stage."""
+    seeds: tuple[int, ...] = ()
+    """Seeds of training, one model a variant and seed; empty: `seed` alone. Data and benchmark are those of `seed`."""
+    seeds_from: Literal["sft", "krdpo"] = "sft"
+    """First stage that is done anew for each seed; ``krdpo``: all seeds go on from one SFT model and its pairs."""
     knowledge: KnowledgeSettings = KnowledgeSettings()
     instruct: InstructSettings = InstructSettings()
     sft: SftSettings = SftSettings()
     mine: MineSettings = MineSettings()
     synthesize: SynthesizeSettings = SynthesizeSettings()
     krdpo: KrdpoSettings = KrdpoSettings()
+    variants: tuple[Variant, ...] = Field(default=_VARIANTS, min_length=1)
+    """Models trained and measured: the rows of the ablation."""
     evaluate: EvaluateSettings = EvaluateSettings()
+
+    @model_validator(mode="after")
+    def _variants_stand(self) -> Recipe:
+        names = [variant.name for variant in self.variants]
+        twice = {name for name in names if names.count(name) > 1}
+        if twice:
+            raise ValueError(f"two variants are named {min(twice)!r}")
+        for variant in self.variants:
+            if variant.name in RESERVED or variant.name.startswith("seed-"):
+                raise ValueError(f"no variant may be named {variant.name!r}: a folder of the run is")
+            if variant.name == "sft" and (variant.train != "sft" or variant.settings):
+                raise ValueError("the variant 'sft' is [sft] as it stands; give one that differs another name")
+            self.settings_of(variant)
+        return self
+
+    @property
+    def training_seeds(self) -> tuple[int, ...]:
+        """Seeds of training, each once."""
+        return tuple(dict.fromkeys(self.seeds)) or (self.seed,)
+
+    def settings_of(self, variant: Variant) -> TrainSettings:
+        """How a variant is trained.
+
+        Raises:
+            ValueError: a setting it overrides is unknown or out of range.
+        """
+        kind = KrdpoSettings if variant.train == "krdpo" else SftSettings
+        values = (self.krdpo if variant.train == "krdpo" else self.sft).model_dump()
+        if variant.train == "more-sft":
+            values |= {name: getattr(self.krdpo, name) for name in _BUDGET}
+        try:
+            return kind.model_validate({**values, **variant.settings})
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise ValueError(f"variant {variant.name!r}: {where}: {first['msg']}") from None
 
 
 def load_recipe(path: str | Path) -> Recipe:
@@ -193,5 +290,6 @@ def load_recipe(path: str | Path) -> Recipe:
         return Recipe.model_validate({"name": path.stem, **data})
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise RecordError(f"{path}: {where}: {first['msg']}", "See recipes/nano.toml for the known keys") from None
+        where = "".join(f"{part}." for part in first["loc"]).removesuffix(".") or "the recipe"
+        what = first["msg"].removeprefix("Value error, ")
+        raise RecordError(f"{path}: {where}: {what}", "See recipes/nano.toml for the known keys") from None

@@ -7,7 +7,7 @@ INDEX into the options: letters exist only in `dcr2ad.prompts` and `dcr2ad.parsi
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -394,6 +394,24 @@ class Prediction(Record):
     routed: tuple[RankedEntry, ...] = ()
     """Head of the router's ranking, best first."""
 
+    @classmethod
+    def of(cls, question: Question, **given: Any) -> Self:
+        """The prediction for a question: what is known of it, and what was `given` as its answer."""
+        sample = question.sample
+        return cls(
+            question_id=question.id,
+            image=sample.image,
+            dataset=sample.dataset,
+            object=sample.object,
+            defect=sample.defect,
+            is_anomalous=sample.is_anomalous,
+            subtask=question.subtask,
+            n_options=len(question.options),
+            gold=question.answer,
+            right_key=sample.right_key,
+            **given,
+        )
+
     @property
     def is_correct(self) -> bool:
         """Answered, and with the right option."""
@@ -552,6 +570,10 @@ class EvalReport(Record):
     """Question id and why, of every question that was not answered; all of them count as wrong."""
     benchmark: str = ""
     """Digest of all questions of the benchmark, whichever shard was asked."""
+    variant: str = ""
+    """Row of the run's ablation that the model is; empty for an evaluation by itself."""
+    seed: int | None = None
+    """Seed the variant was trained with; None where no seed decides."""
     leaks: dict[str, Any] = Field(default_factory=dict)
     """What the model's recorded training images share with the benchmark; empty where the model records none."""
 

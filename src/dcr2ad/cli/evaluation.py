@@ -140,11 +140,7 @@ def report(
     ] = None,
     unseen: Annotated[list[str] | None, typer.Option(help="Object or data set not trained on; may be repeated.")] = None,
 ) -> None:
-    """Write one self-contained HTML page over runs, with its tables as CSV and LaTeX beside it."""
-    from dcr2ad.artifacts import write_text
-    from dcr2ad.report.run_report import render_runs
+    """Print the ablation over runs; write one self-contained HTML page, with its tables as CSV and LaTeX beside it."""
+    from dcr2ad.commands.evaluation import run_report
 
-    made, target = render_runs(runs, unseen=unseen or []), out or runs[0] / "report.html"
-    for suffix, text in ((".html", made.html), (".csv", made.csv), (".tex", made.latex)):
-        write_text(target.with_suffix(suffix), text)
-    typer.echo(target.with_suffix(".html"))
+    run_report(runs, out, unseen=unseen or [])

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from dcr2ad.cli.options import Base, Datasets, Fresh, Model, Out, RecipeFile, Seed, app
+from dcr2ad.cli.options import Base, Datasets, Fresh, Kinds, Model, Out, RecipeFile, Seed, app
 
 
 @app.command()
@@ -86,14 +86,31 @@ def krdpo(
 @app.command()
 def run(
     recipe: Annotated[Path, typer.Argument(help="Recipe, for example recipes/nano.toml.")],
-    data: Annotated[Path, typer.Option(help="Folder of labelled photographs.")],
+    data: Annotated[Path | None, typer.Option(help="Folder of labelled photographs.")] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Run folder; default runs/NAME.")] = None,
     dataset: Datasets = None,
+    variant: Annotated[list[str] | None, typer.Option(help="Only this row of the ablation; repeat.")] = None,
+    cell: Annotated[list[str] | None, typer.Option(help="Only this cell: 1shot-none-expert-score, or *-expert-*.")] = None,
+    seed: Annotated[list[int] | None, typer.Option(help="Only this seed of the recipe's; repeat.")] = None,
+    questions: Annotated[list[Path] | None, typer.Option(help="Instruction data made already: questions.jsonl.")] = None,
+    sft_model: Annotated[str | None, typer.Option(help="SFT model trained already.")] = None,
+    bench: Annotated[Path | None, typer.Option(help="Benchmark built already: questions.jsonl.")] = None,
+    kinds: Kinds = None,
 ) -> None:
-    """All stages of a recipe; continues a stopped run."""
+    """All stages of a recipe: trains and measures its variants, prints the ablation; continues a stopped run."""
     from dcr2ad.commands.training import run_all
 
-    run_all(recipe, data, out, datasets=dataset or [])
+    run_all(
+        recipe,
+        data,
+        out,
+        datasets=dataset or [],
+        subset={"variants": variant or [], "cells": cell or [], "seeds": seed or []},
+        questions=questions or [],
+        sft_model=sft_model,
+        bench=bench,
+        kinds=kinds,
+    )
 
 
 @app.command()

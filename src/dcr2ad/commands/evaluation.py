@@ -209,5 +209,31 @@ def print_reports(reports: Mapping[str, EvalReport]) -> None:
         console.out.print(console.table(f"accuracy in %, {label}", heads, shown))
 
 
+def run_report(runs: Sequence[Path], out: Path | None, *, unseen: Sequence[str]) -> None:
+    """Verb `report`: writes the page and its tables, prints the ablation."""
+    from dcr2ad.report import ablation
+    from dcr2ad.report.run_report import render_runs
+
+    made, target = render_runs(runs, unseen=unseen), out or runs[0] / "report.html"
+    for suffix, text in ((".html", made.html), (".csv", made.csv), (".tex", made.latex)):
+        write_text(target.with_suffix(suffix), text)
+    write_text(target.with_name(f"{target.stem}-ablation.csv"), ablation.to_csv(made.ablation))
+    heads = ("Model", *made.ablation.contexts)
+    for part, setting, lines in made.ablation.blocks():
+        rows = [(line.model, *map(ablation.cell_text, line.cells)) for line in lines]
+        title = f"{part} objects, {setting}: average over sub-tasks [95 % interval] Overkill/Miss, per cent"
+        console.out.print(console.table(title, heads, rows))
+    if made.subtasks:
+        from dcr2ad.report.tables import SHORT
+
+        shown = [
+            (f"{model}, {part}", *map(_figure, share.subtasks), _figure(share.overkill), _figure(share.miss), share.questions)
+            for part, model, share in made.subtasks
+        ]
+        heads = ("Model, objects", *SHORT.values(), "Overkill", "Miss", "questions")
+        console.out.print(console.table(f"by sub-task, {made.main}", heads, shown))
+    say(f"page: {target.with_suffix('.html')}")
+
+
 def _figure(value: float | None) -> str:
     return "" if value is None else f"{value:.1f}"

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from dcr2ad import console
 from dcr2ad.artifacts import read_records, write_text
 from dcr2ad.commands.common import load_knowledge, must_exist, print_counts, read_recipe, say
-from dcr2ad.commands.evaluation import print_reports
+from dcr2ad.commands.evaluation import run_report
 from dcr2ad.config import load_recipe
 from dcr2ad.errors import UnknownNameError
 from dcr2ad.types import BoundaryQuestion, PreferencePair, Question
@@ -123,19 +124,36 @@ def run_krdpo(pairs: Path, out: Path, *, model: str, recipe: Path | None, knowle
     print_counts("krdpo", done, out / "model")
 
 
-def run_all(recipe: Path, data: Path, out: Path | None, *, datasets: Sequence[str]) -> None:
+def run_all(
+    recipe: Path,
+    data: Path | None,
+    out: Path | None,
+    *,
+    datasets: Sequence[str],
+    subset: dict[str, Sequence[Any]],
+    questions: Sequence[Path],
+    sft_model: str | None,
+    bench: Path | None,
+    kinds: Path | None,
+) -> None:
     """Verb `run`."""
     loaded = load_recipe(recipe)
-    must_exist(data)
-    from dcr2ad.report.run_report import render_run
-    from dcr2ad.stages.run import run_recipe
+    if data is not None:
+        must_exist(data)
+    from dcr2ad.stages.run import Given, Subset, run_recipe
 
     folder = out or Path("runs") / loaded.name
-    reports = run_recipe(loaded, data, folder, bar=console.progress, say=say, datasets=datasets)
-    print_reports(dict(reports))
-    page = folder / "report.html"
-    write_text(page, render_run(folder))
-    console.err.print(f"page: {page}", markup=False)
+    run_recipe(
+        loaded,
+        data,
+        folder,
+        bar=console.progress,
+        say=say,
+        datasets=datasets,
+        subset=Subset(**{name: tuple(values) for name, values in subset.items()}),
+        given=Given(tuple(questions), sft_model, bench, kinds),
+    )
+    run_report([folder], None, unseen=())
 
 
 def run_pack(model: Path, out: Path, *, rank: int | None, energy: float, licence: str, reports: Sequence[Path]) -> None:

@@ -29,6 +29,10 @@ class Share:
     average: Interval | None
     overkill: float | None
     miss: float | None
+    subtasks: tuple[float | None, ...] = ()
+    """Accuracy of each sub-task in the order of `Subtask`."""
+    seeds: tuple[float, ...] = ()
+    """Average of each seed, where several are taken together."""
 
 
 @dataclass(frozen=True)
@@ -105,4 +109,5 @@ def _share(name: str, rows: Sequence[Prediction]) -> Share:
         average=metrics.intervals(rows).get(None),
         overkill=rates.get("Overkill"),
         miss=rates.get("Miss"),
+        subtasks=tuple(metrics.subtask_accuracy(rows, subtask) for subtask in Subtask),
     )

@@ -6,29 +6,19 @@ and are never averaged together. Knows nothing about HTML.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
 
 from dcr2ad.report import figures
-from dcr2ad.report.breakdown import Routed, Share, reliability, routing_confusion, shares
+from dcr2ad.report.breakdown import Routed, reliability, routing_confusion
 from dcr2ad.report.paper_tables import paper_tables
 from dcr2ad.report.tables import SHORT, ResultRow, paper_row
 from dcr2ad.types import EvalProtocol, Prediction
 
 CURVES = 4
 """Evaluations in one radar or reliability figure."""
-
-
-@dataclass(frozen=True)
-class Line:
-    """One model and setting in the table with contexts as columns, over one part of the questions."""
-
-    part: str
-    model: str
-    setting: str
-    cells: tuple[Share | None, ...]
 
 
 @dataclass(frozen=True)
@@ -40,25 +30,6 @@ class PaperBlock:
     rows: tuple[ResultRow, ...]
     ours: tuple[ResultRow, ...]
     odd: tuple[str, ...]
-
-
-def contexts_of(rows: Sequence[ResultRow]) -> tuple[str, ...]:
-    """Contexts measured, in the order of the rows."""
-    return tuple(dict.fromkeys(row.protocol.context for row in rows))
-
-
-def context_lines(
-    rows: Sequence[ResultRow], predictions: Mapping[str, Sequence[Prediction]], seen: Collection[str]
-) -> tuple[Line, ...]:
-    """Averages with contexts as columns, for all questions, and apart for seen and unseen objects."""
-    columns = contexts_of(rows)
-    table: dict[tuple[str, str, str], dict[str, Share]] = {}
-    for row in rows:
-        for share in shares(predictions.get(row.tag, ()), seen):
-            table.setdefault((share.name, row.stage, _setting(row.protocol)), {})[row.protocol.context] = share
-    order = {"all": 0, "seen": 1, "unseen": 2}
-    lines = [Line(*key, tuple(cells.get(context) for context in columns)) for key, cells in table.items()]
-    return tuple(sorted(lines, key=lambda line: order[line.part]))
 
 
 def paper_blocks(rows: Sequence[ResultRow]) -> tuple[PaperBlock, ...]:
@@ -101,11 +72,3 @@ def routing_of(rows: Sequence[ResultRow], predictions: Mapping[str, Sequence[Pre
         if found:
             return row.tag, found
     return "", ()
-
-
-def _setting(protocol: EvalProtocol) -> str:
-    expert = "expert" if protocol.expert else "no expert"
-    plain = f"{protocol.shots}-shot, {expert}, {protocol.answering}"
-    if protocol.context == "routed" and (protocol.routing, protocol.orders) != ("hybrid", 1):
-        plain += f", routed by {protocol.routing} over {protocol.orders} orders"
-    return plain if protocol.scoring == "strict" else f"{plain}, {protocol.scoring}"

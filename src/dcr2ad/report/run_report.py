@@ -18,11 +18,12 @@ from markupsafe import Markup
 
 from dcr2ad.errors import InputError
 from dcr2ad.report import compare, figures
-from dcr2ad.report.breakdown import by_dataset
+from dcr2ad.report.ablation import Ablation, ablation, closely
+from dcr2ad.report.breakdown import Share, by_dataset
 from dcr2ad.report.latex import grouped, to_latex
 from dcr2ad.report.page import render
 from dcr2ad.report.run_folder import Log, Run, Stage, read_predictions, read_run
-from dcr2ad.report.tables import SHORT, STAGES, ResultRow, protocol_label, result_rows, to_csv
+from dcr2ad.report.tables import SHORT, ResultRow, protocol_label, result_rows, to_csv, trained_rank
 from dcr2ad.report.worst import worst_questions
 from dcr2ad.types import EvalReport, Prediction
 
@@ -70,6 +71,12 @@ class Report:
     html: str
     csv: str
     latex: str
+    ablation: Ablation
+    """Models by context, seeds together."""
+    main: str
+    """Protocol, in words, of the evaluations that the page shows closely; empty where there is none."""
+    subtasks: tuple[tuple[str, str, Share], ...]
+    """Under that protocol, for each part and model, its figures a sub-task."""
 
 
 def render_runs(folders: Sequence[Path], *, unseen: Collection[str] = ()) -> Report:
@@ -98,10 +105,12 @@ def render_runs(folders: Sequence[Path], *, unseen: Collection[str] = ()) -> Rep
     predictions = {tag: read_predictions(*places[tag]) for tag in reports}
     seen = _seen(runs, predictions, unseen)
     shown_tag = main_tag(rows)
-    rows = _told_apart(
+    rows = _named(
         rows,
         {tag: name for tag, (path, _) in places.items() for name, run in zip(names, runs, strict=True) if run.path == path},
     )
+    found = ablation(rows, predictions, seen)
+    rows = _seeds_named(rows)
     main = next((row for row in rows if row.tag == shown_tag), None)
     routed_tag, routed = compare.routing_of(rows, predictions)
     html = render(
@@ -117,8 +126,8 @@ def render_runs(folders: Sequence[Path], *, unseen: Collection[str] = ()) -> Rep
         heads=list(SHORT.values()),
         groups=result_groups(rows),
         averages=_averages(rows),
-        contexts=compare.contexts_of(rows),
-        lines=compare.context_lines(rows, predictions, seen),
+        contexts=found.contexts,
+        lines=found.lines,
         blocks=compare.paper_blocks(rows) if rows else (),
         radar=None if main is None else compare.radar_of(rows, main),
         reliability=None if main is None else compare.reliability_of(rows, main, predictions),
@@ -137,7 +146,9 @@ def render_runs(folders: Sequence[Path], *, unseen: Collection[str] = ()) -> Rep
         wrong=() if main is None else worst_questions(places[main.tag][0], predictions[main.tag], main.protocol),
         versions=tuple(sorted({version for run in runs for version in _versions(run)})),
     )
-    return Report(html, to_csv(rows), to_latex(grouped(rows)))
+    label = "" if main is None else protocol_label(main.protocol)
+    close = () if main is None else closely(found, main.protocol)
+    return Report(html, to_csv(rows), to_latex(grouped(rows)), found, label, close)
 
 
 def _joined(runs: Sequence[Run], names: Sequence[str]) -> tuple[dict[str, EvalReport], dict[str, tuple[Path, str]]]:
@@ -150,13 +161,25 @@ def _joined(runs: Sequence[Run], names: Sequence[str]) -> tuple[dict[str, EvalRe
     return reports, places
 
 
-def _told_apart(rows: Sequence[ResultRow], run_of: Mapping[str, str]) -> tuple[ResultRow, ...]:
-    """Rows whose names tell them apart: with the run's name where there are several, with the tag where that is not enough."""
+def _named(rows: Sequence[ResultRow], run_of: Mapping[str, str]) -> tuple[ResultRow, ...]:
+    """Rows with the run's name where there are several, and the tag where that is not enough; seeds of a model share a name."""
     several = len(set(run_of.values())) > 1
     named = [replace(row, stage=f"{row.stage} ({run_of[row.tag]})") if several else row for row in rows]
-    counts = Counter((row.stage, row.protocol.model_dump_json()) for row in named)
-    twice = {key for key, count in counts.items() if count > 1}
-    return tuple(replace(row, stage=row.tag) if (row.stage, row.protocol.model_dump_json()) in twice else row for row in named)
+    seeds: dict[tuple[str, str], list[int | None]] = {}
+    for row in named:
+        seeds.setdefault((row.stage, row.protocol.model_dump_json()), []).append(row.seed)
+    # One model once, or several seeds of it; anything else is several models that nothing but their tags tells apart.
+    alike = {key for key, found in seeds.items() if len(found) == 1 or (None not in found and len(set(found)) == len(found))}
+    return tuple(row if (row.stage, row.protocol.model_dump_json()) in alike else replace(row, stage=row.tag) for row in named)
+
+
+def _seeds_named(rows: Sequence[ResultRow]) -> tuple[ResultRow, ...]:
+    """Rows whose names tell the seeds of one model apart."""
+    counts = Counter((row.stage, row.protocol.model_dump_json()) for row in rows)
+    return tuple(
+        replace(row, stage=f"{row.stage}, seed {row.seed}") if counts[row.stage, row.protocol.model_dump_json()] > 1 else row
+        for row in rows
+    )
 
 
 def _seen(runs: Sequence[Run], predictions: Mapping[str, Sequence[Prediction]], unseen: Collection[str]) -> set[str]:
@@ -178,10 +201,10 @@ def result_groups(rows: Sequence[ResultRow]) -> tuple[Group, ...]:
 
 def main_tag(rows: Sequence[ResultRow]) -> str | None:
     """The evaluation whose wrong answers are shown: the model trained furthest, with routed knowledge where measured."""
-    names = list(STAGES.values())
 
     def rank(row: ResultRow) -> tuple[int, bool]:
-        return (names.index(row.stage) if row.stage in names else -1, row.protocol.context == "routed")
+        trained = trained_rank(row.stage)
+        return (-1 if trained is None else trained, row.protocol.context == "routed")
 
     return max(rows, key=rank).tag if rows else None
 

@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from dcr2ad.baselines import NO_MODEL
 from dcr2ad.report.paper_tables import PaperRow
 from dcr2ad.types import EvalProtocol, EvalReport, Subtask
 
@@ -65,6 +66,8 @@ class ResultRow:
     routing_top1: float | None
     questions: int
     answered: int
+    seed: int | None = None
+    is_baseline: bool = False
 
 
 def result_rows(reports: Mapping[str, EvalReport]) -> tuple[ResultRow, ...]:
@@ -89,6 +92,12 @@ def stage_of(tag: str) -> str | None:
     """Which model of `STAGES` a tag names; None when it names none."""
     words = re.findall(r"[a-z]+", tag.lower().replace("kr-dpo", "krdpo"))
     return next((word for word in words if word in STAGES), None)
+
+
+def trained_rank(name: str) -> int | None:
+    """Place in the order of training of a model by its name in tables: ``SFT + KR-DPO, shared`` is a ``SFT + KR-DPO``."""
+    found = [place for place, known in enumerate(STAGES.values()) if re.match(rf"{re.escape(known)}(?![\w-])", name)]
+    return max(found, default=None)
 
 
 def cells(row: ResultRow) -> tuple[str, ...]:
@@ -140,7 +149,7 @@ def _row(tag: str, report: EvalReport) -> ResultRow:
     stage = stage_of(tag)
     return ResultRow(
         tag=tag,
-        stage=STAGES[stage] if stage else tag,
+        stage=report.variant or (STAGES[stage] if stage else tag),
         protocol=report.protocol,
         values=tuple(None if interval is None else interval.value for interval in found),
         average=None if average is None else average.value,
@@ -152,15 +161,17 @@ def _row(tag: str, report: EvalReport) -> ResultRow:
         routing_top1=report.routing.get("top1"),
         questions=report.questions,
         answered=report.answered,
+        seed=report.seed,
+        is_baseline=report.model.get("backend") == NO_MODEL,
     )
 
 
 def _order(row: ResultRow) -> tuple[object, ...]:
     protocol = row.protocol
     where = _CONTEXT_ORDER.index(protocol.context)
-    names = list(STAGES.values())
-    trained = names.index(row.stage) if row.stage in names else len(names)
-    return (-protocol.shots, where, not protocol.expert, protocol.answering, protocol.scoring, trained, row.tag)
+    rank = trained_rank(row.stage)
+    model = (len(STAGES) if rank is None else rank, row.stage, -1 if row.seed is None else row.seed, row.tag)
+    return (-protocol.shots, where, not protocol.expert, protocol.answering, protocol.scoring, *model)
 
 
 def _markdown_line(texts: Iterable[str]) -> str:

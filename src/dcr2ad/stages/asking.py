@@ -183,22 +183,12 @@ def _prediction(
     raw: str = "",
     error: str = "",
 ) -> Prediction:
-    sample = question.sample
-    return Prediction(
-        question_id=question.id,
-        image=sample.image,
-        dataset=sample.dataset,
-        object=sample.object,
-        defect=sample.defect,
-        is_anomalous=sample.is_anomalous,
-        subtask=question.subtask,
-        n_options=len(question.options),
-        gold=question.answer,
+    return Prediction.of(
+        question,
         status=status,
         answer=answer,
         probabilities=None if probabilities is None else tuple(round(p, 6) for p in probabilities),
         raw=raw,
         error=error,
-        right_key=sample.right_key,
         routed=ranking[:ROUTED_KEPT],
     )

@@ -45,6 +45,8 @@ def evaluate(
     expert: Inspects | None = None,
     shard: tuple[int, int] = (1, 1),
     leaks: dict[str, Any] | None = None,
+    variant: str = "",
+    seed: int | None = None,
     fresh: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> EvalReport:
@@ -60,6 +62,8 @@ def evaluate(
         expert: makes the findings of samples that carry none, where the protocol tells them.
         shard: which part of the images to ask about, (i, n) for the i-th of n; `merge` joins the parts.
         leaks: what the model's training shares with the benchmark (`dcr2ad.stages.overlap`), for the report.
+        variant: row of a run's ablation that the model is, for the report.
+        seed: seed the variant was trained with, for the report.
         fresh: throw earlier predictions in `out` away.
         progress: called with images done and images in all.
 
@@ -100,7 +104,7 @@ def evaluate(
             {**about, "pixels": model.info.pixels, **versions()},
             knowledge_base.digest,
             benchmark=inputs["questions"],
-        ).model_copy(update={"leaks": leaks or {}})
+        ).model_copy(update={"leaks": leaks or {}, "variant": variant, "seed": seed})
         write_text(out / "report.json", report.model_dump_json(indent=2) + "\n")
         folder.finish({"questions": report.questions, "answered": report.answered, **report.status_counts})
     return report

@@ -1,111 +1,112 @@
-"""All stages of a recipe, one after the other: from photographs to an evaluation table.
+"""All stages of a recipe, one after the other: from photographs to the ablation's table (Table 4).
 
-Reads a recipe and a folder of labelled photographs; writes one sub-folder a stage under the run's folder. A stage whose
-manifest says it is done is skipped, a stopped one continues. Knows nothing about what happens inside a stage.
+Reads a recipe and a folder of labelled photographs; writes one sub-folder a stage under the run's folder, and one a variant and
+seed. A stage whose manifest says it is done is skipped, a stopped one continues. What a user has already (instruction data, an
+SFT model, a benchmark) takes the place of the stage that would make it. Knows nothing about what happens inside a stage.
 """
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
 
-from dcr2ad.artifacts import read_records, write_text
-from dcr2ad.config import Recipe
-from dcr2ad.errors import InputError
+from dcr2ad.artifacts import StageFolder, digest_json, read_records, write_records, write_text
+from dcr2ad.baselines import BASELINES, NO_MODEL
+from dcr2ad.config import Recipe, Variant
+from dcr2ad.errors import InputError, UnknownNameError
 from dcr2ad.expert import Expert
 from dcr2ad.knowledge.base import KnowledgeBase
-from dcr2ad.models.hf import HFModel
-from dcr2ad.stages.evaluate import evaluate
+from dcr2ad.stages.evaluate import evaluate, summarise
 from dcr2ad.stages.instruct import build_benchmark, build_instructions
 from dcr2ad.stages.kinds import expert_with_kinds, fit_kinds, pass_on
 from dcr2ad.stages.knowledge import build_knowledge_base
-from dcr2ad.stages.mine import mine_boundary
-from dcr2ad.stages.synthesize import synthesize_pairs
-from dcr2ad.teacher import BuiltinTeacher
-from dcr2ad.training.krdpo import train_krdpo
-from dcr2ad.training.sft import train_sft
-from dcr2ad.types import BoundaryQuestion, EvalProtocol, EvalReport, PreferencePair, Question
+from dcr2ad.stages.overlap import training_overlap
+from dcr2ad.stages.variants import Trained, Training, opened
+from dcr2ad.types import EvalProtocol, EvalReport, Question
 
 ProgressBar = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
 """Opens a progress bar under a label."""
 
 
+@dataclass(frozen=True)
+class Given:
+    """What is there already and takes the place of the stage that would make it.
+
+    Attributes:
+        questions: instruction data; several files are joined.
+        sft: an SFT model; all seeds go on from it.
+        bench: questions of a benchmark.
+        kinds: folder of a gallery of kinds, for the findings and beside the models.
+    """
+
+    questions: tuple[Path, ...] = ()
+    sft: str | None = None
+    bench: Path | None = None
+    kinds: Path | None = None
+
+
+@dataclass(frozen=True)
+class Subset:
+    """Which part of a recipe's ablation to run; empty is all of it.
+
+    Attributes:
+        variants: names.
+        cells: names of cells as `tag_of` writes them, or patterns such as ``1shot-*-expert-*``.
+        seeds: seeds of training.
+    """
+
+    variants: tuple[str, ...] = ()
+    cells: tuple[str, ...] = ()
+    seeds: tuple[int, ...] = ()
+
+
 def run_recipe(
     recipe: Recipe,
-    data: Path,
+    data: Path | None,
     out: Path,
     *,
     bar: ProgressBar,
     say: Callable[[str], None],
     datasets: Sequence[str] = (),
+    subset: Subset = Subset(),
+    given: Given = Given(),
 ) -> list[tuple[str, EvalReport]]:
-    """Run every stage of a recipe.
+    """Run every stage of a recipe, or those that a subset of its variants needs.
 
     Args:
         recipe: settings of all stages.
-        data: folder of labelled photographs with the splits the recipe names.
+        data: folder of labelled photographs with the splits the recipe names; None where `given` holds what is made of it.
         out: the run's folder.
         bar: opens a progress bar.
         say: tells the user one line.
         datasets: names of data sets to keep; empty for all.
+        subset: which variants, cells and seeds.
+        given: what need not be made.
 
     Returns:
-        each evaluation's tag and report: base model, SFT and KR-DPO under each protocol of the recipe.
+        each evaluation's tag and report: the baselines, then every variant and seed in every cell.
 
     Raises:
+        UnknownNameError: the subset names what the recipe does not hold.
         Dcr2adError: any stage's; what was finished stays, and the next run goes on from there.
     """
+    variants, cells, seeds = _chosen(recipe, subset)
     write_text(out / "recipe.json", recipe.model_dump_json(indent=2) + "\n")
     knowledge = _knowledge(recipe, out, say)
-    expert = Expert() if recipe.instruct.expert or any(p.expert for p in recipe.evaluate.protocols) else None
-    if recipe.instruct.kinds and expert is not None:
-        with bar("kinds") as update:
-            seen = fit_kinds(
-                data, out / "kinds", knowledge, expert, split=recipe.instruct.split, datasets=datasets, progress=update
-            )
-        expert_with_kinds(out / "kinds", expert)
-        say(f"kinds: {seen.defects} defects, first guess right on held-out groups: {seen.right}")
-    with bar("instruct") as update:
-        made = build_instructions(
-            data,
-            out / "instruct",
-            knowledge,
-            recipe.instruct,
-            seed=recipe.seed,
-            expert=expert,
-            progress=update,
-            datasets=datasets,
-        )
-    say(f"instruct: {made.questions} questions on {made.images} images, dropped {sum(made.rejected.values())}")
-    with bar("benchmark") as update:
-        bench = build_benchmark(
-            data,
-            out / "bench",
-            knowledge,
-            split=recipe.evaluate.split,
-            max_images=recipe.evaluate.max_images,
-            seed=recipe.seed,
-            expert=expert,
-            progress=update,
-            datasets=datasets,
-        )
-    say(f"benchmark: {bench.questions} questions on {bench.images} images")
-    del expert
-    _train(recipe, out, knowledge, bar, say)
-    benchmark = list(read_records(out / "bench" / "questions.jsonl", Question))
-    reports = []
-    for stage, spec in (("base", recipe.model), ("sft", str(out / "sft/model")), ("krdpo", str(out / "krdpo/model"))):
-        with _opened(spec) as model:
-            for protocol in recipe.evaluate.protocols:
-                tag = f"{stage}-{tag_of(protocol)}"
-                with bar(f"evaluate {tag}") as update:
-                    reports.append(
-                        (tag, evaluate(model, benchmark, knowledge, protocol, out / "evaluate" / tag, progress=update))
-                    )
-    return reports
+    trains = any(variant.train != "nothing" for variant in variants) and not (
+        given.sft and all(variant.train in {"nothing", "sft"} for variant in variants)
+    )
+    questions = _data(recipe, data, out, knowledge, bar, say, datasets, given, trains=trains)
+    training = Training(recipe, out, knowledge, questions, bar, say, given_sft=given.sft)
+    benchmark = list(read_records(given.bench or out / "bench" / "questions.jsonl", Question))
+    reports = evaluate_baselines(benchmark, knowledge, out / "evaluate", seed=recipe.seed)
+    for seed in seeds:
+        for model in training.models(variants, seed):
+            reports += _evaluated(model, cells, benchmark, knowledge, out / "evaluate", bar, first=recipe.training_seeds[0])
+    return list(dict(reports).items())
 
 
 def tag_of(protocol: EvalProtocol) -> str:
@@ -115,6 +116,45 @@ def tag_of(protocol: EvalProtocol) -> str:
         context += f"-{protocol.routing}" + (f"{protocol.orders}" if protocol.orders > 1 else "")
     parts = [f"{protocol.shots}shot", context, "expert" if protocol.expert else "alone", protocol.answering]
     return "-".join(parts + ([] if protocol.scoring == "strict" else [protocol.scoring]))
+
+
+def evaluate_baselines(
+    questions: Sequence[Question], knowledge: KnowledgeBase, out: Path, *, seed: int = 0
+) -> list[tuple[str, EvalReport]]:
+    """Write the evaluations of the visual expert alone and of a blind reader beside those of the models."""
+    reports = []
+    inputs = {"questions": digest_json([q.model_dump(mode="json") for q in questions])}
+    for name, baseline in BASELINES.items():
+        with StageFolder(out / name, stage="evaluate", config={"baseline": name}, inputs=inputs, seed=seed) as folder:
+            predictions = baseline.answer(questions, seed=seed)
+            write_records(out / name / "predictions.jsonl", predictions)
+            about = {"name": baseline.label, "digest": "", "backend": NO_MODEL}
+            report = summarise(predictions, baseline.protocol, about, knowledge.digest, benchmark=inputs["questions"])
+            report = report.model_copy(update={"variant": baseline.label})
+            write_text(out / name / "report.json", report.model_dump_json(indent=2) + "\n")
+            folder.finish({"questions": len(predictions)})
+        reports.append((name, report))
+    return reports
+
+
+def _chosen(recipe: Recipe, subset: Subset) -> tuple[list[Variant], list[EvalProtocol], list[int]]:
+    """Variants, cells and seeds of a subset, in the recipe's order."""
+    names = [variant.name for variant in recipe.variants]
+    for name in subset.variants:
+        if name not in names:
+            raise UnknownNameError(f"the recipe has no variant {name!r}", f"Use {', '.join(names)}")
+    tags = {tag_of(protocol): protocol for protocol in recipe.evaluate.cells}
+    for pattern in subset.cells:
+        if not any(fnmatchcase(tag, pattern) for tag in tags):
+            raise UnknownNameError(f"the recipe has no cell {pattern!r}", f"Use {', '.join(tags)}, or a pattern with *")
+    for seed in subset.seeds:
+        if seed not in recipe.training_seeds:
+            raise UnknownNameError(f"the recipe has no seed {seed}", f"Use {', '.join(map(str, recipe.training_seeds))}")
+    return (
+        [variant for variant in recipe.variants if not subset.variants or variant.name in subset.variants],
+        [p for tag, p in tags.items() if not subset.cells or any(fnmatchcase(tag, pattern) for pattern in subset.cells)],
+        [seed for seed in recipe.training_seeds if not subset.seeds or seed in subset.seeds],
+    )
 
 
 def _knowledge(recipe: Recipe, out: Path, say: Callable[[str], None]) -> KnowledgeBase:
@@ -131,67 +171,102 @@ def _knowledge(recipe: Recipe, out: Path, say: Callable[[str], None]) -> Knowled
     return base
 
 
-def _train(recipe: Recipe, out: Path, knowledge: KnowledgeBase, bar: ProgressBar, say: Callable[[str], None]) -> None:
-    """SFT, mining, KR-RTS and KR-DPO; a model is loaded only for a stage that is not done."""
-    questions = list(read_records(out / "instruct" / "questions.jsonl", Question))
-    with _opened(recipe.model) as model, bar("sft") as update:
-        done = train_sft(
-            model.vlm, questions, knowledge, recipe.sft, out / "sft", base_spec=recipe.model, seed=recipe.seed, progress=update
-        )
-    pass_on(out / "kinds", out / "sft/model")
-    say(f"sft: {_losses(done)}")
-    with _opened(str(out / "sft/model")) as model:
-        with bar("mine") as update:
-            mined = mine_boundary(model, questions, knowledge, recipe.mine, out / "mine", progress=update)
-        say(
-            f"mine: {mined['kept']} of {mined['questions']} questions within {recipe.mine.threshold} of chance {mined['sides']}"
-        )
-    boundary = list(read_records(out / "mine" / "boundary.jsonl", BoundaryQuestion))
-    if not boundary:
-        raise InputError(
-            "mining found no question near chance, so there is nothing to prefer",
-            "Raise mine.threshold in the recipe, or use more images",
-        )
-    with _opened(str(out / "sft/model")) as model, bar("synthesize") as update:
-        paired = synthesize_pairs(
-            boundary,
-            knowledge,
-            BuiltinTeacher(recipe.seed),
-            recipe.synthesize,
-            out / "synthesize",
-            model=model,
-            seed=recipe.seed,
-            progress=update,
-        )
-    say(f"synthesize: {paired['pairs']} pairs {paired['kinds']}, dropped {sum(paired['dropped'].values())}")
-    pairs = list(read_records(out / "synthesize" / "pairs.jsonl", PreferencePair))
-    if not pairs:
-        raise InputError("no preference pair could be made", f"See {out / 'synthesize' / 'rejected.jsonl'}")
-    with _opened(str(out / "sft/model"), base=True) as model, bar("krdpo") as update:
-        tuned = train_krdpo(
-            model.vlm,
-            pairs,
-            knowledge,
-            recipe.krdpo,
-            out / "krdpo",
-            base_spec=str(out / "sft/model"),
-            seed=recipe.seed,
-            progress=update,
-        )
-    pass_on(out / "kinds", out / "krdpo/model")
-    say(f"krdpo: {_losses(tuned)}")
+def _data(
+    recipe: Recipe,
+    data: Path | None,
+    out: Path,
+    knowledge: KnowledgeBase,
+    bar: ProgressBar,
+    say: Callable[[str], None],
+    datasets: Sequence[str],
+    given: Given,
+    *,
+    trains: bool,
+) -> list[Question]:
+    """Instruction data and benchmark, made or given; returns the instruction data, which is empty where nothing is trained."""
+    makes_questions, makes_bench = trains and not given.questions, given.bench is None
+    if data is None and (makes_questions or makes_bench):
+        raise InputError("no photographs were named", "Use --data FOLDER, or both --questions and --bench")
+    settings, expert = recipe.instruct, None
+    if (makes_questions and settings.expert) or (makes_bench and any(cell.expert for cell in recipe.evaluate.cells)):
+        expert = Expert()
+    if given.kinds is not None:
+        pass_on(given.kinds, out / "kinds")
+    elif settings.kinds and expert is not None and data is not None:
+        with bar("kinds") as update:
+            seen = fit_kinds(data, out / "kinds", knowledge, expert, split=settings.split, datasets=datasets, progress=update)
+        say(f"kinds: {seen.defects} defects, first guess right on held-out groups: {seen.right}")
+    if expert is not None and (given.kinds or settings.kinds):
+        expert_with_kinds(given.kinds or out / "kinds", expert)
+    if trains and given.questions:
+        _keep_given(given.questions, out / "instruct", say)
+    elif makes_questions and data is not None:
+        with bar("instruct") as update:
+            made = build_instructions(
+                data, out / "instruct", knowledge, settings, seed=recipe.seed, expert=expert, progress=update, datasets=datasets
+            )
+        say(f"instruct: {made.questions} questions on {made.images} images, dropped {sum(made.rejected.values())}")
+    if makes_bench and data is not None:
+        with bar("benchmark") as update:
+            bench = build_benchmark(
+                data,
+                out / "bench",
+                knowledge,
+                split=recipe.evaluate.split,
+                max_images=recipe.evaluate.max_images,
+                seed=recipe.seed,
+                expert=expert,
+                progress=update,
+                datasets=datasets,
+            )
+        say(f"benchmark: {bench.questions} questions on {bench.images} images")
+    return list(read_records(out / "instruct" / "questions.jsonl", Question)) if trains else []
 
 
-def _losses(summary: dict[str, Any]) -> str:
-    return f"{summary['steps']} steps, loss {summary['first_loss']:.3f} to {summary['last_loss']:.3f}"
+def _keep_given(files: Sequence[Path], out: Path, say: Callable[[str], None]) -> None:
+    """Instruction data made elsewhere, as the run's own stage; equal ids of several files are told apart."""
+    rows: dict[str, Question] = {}
+    for number, file in enumerate(files):
+        for question in read_records(file, Question):
+            name = question.id if question.id not in rows else f"{question.id}~{number}"
+            rows[name] = question.model_copy(update={"id": name})
+    inputs = {"questions": digest_json([question.model_dump(mode="json") for question in rows.values()])}
+    with StageFolder(out, stage="instruct", config={"given": True}, inputs=inputs) as folder:
+        if not folder.done:
+            write_records(out / "questions.jsonl", rows.values())
+            objects = dict.fromkeys(sorted({question.sample.object for question in rows.values()}), 0)
+            for question in rows.values():
+                objects[question.sample.object] += 1
+            folder.finish({"questions": len(rows), "objects": objects, "files": len(files)})
+    say(f"instruct: {len(rows)} questions given in {len(files)} files")
 
 
-@contextmanager
-def _opened(spec: str, *, base: bool = False) -> Iterator[HFModel]:
-    """A model (or the base of its adapter) for the length of one stage; its memory is given back at the end."""
-    model = HFModel.open_base(spec) if base else HFModel.open(spec)
-    try:
-        yield model
-    finally:
-        del model
-        gc.collect()
+def _evaluated(
+    model: Trained,
+    cells: Sequence[EvalProtocol],
+    benchmark: Sequence[Question],
+    knowledge: KnowledgeBase,
+    out: Path,
+    bar: ProgressBar,
+    *,
+    first: int,
+) -> Iterator[tuple[str, EvalReport]]:
+    """Every cell of one model."""
+    name = model.variant.name + (f"-seed{model.seed}" if model.seed not in {None, first} else "")
+    with opened(model.spec) as chat:
+        leaks = training_overlap(model.spec, benchmark)
+        for protocol in cells:
+            tag = f"{name}-{tag_of(protocol)}"
+            with bar(f"evaluate {tag}") as update:
+                report = evaluate(
+                    chat,
+                    benchmark,
+                    knowledge,
+                    protocol,
+                    out / tag,
+                    leaks=leaks,
+                    variant=model.variant.label or model.variant.name,
+                    seed=model.seed,
+                    progress=update,
+                )
+            yield tag, report
