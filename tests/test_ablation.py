@@ -12,11 +12,12 @@ from dcr2ad import metrics
 from dcr2ad.artifacts import read_manifest, read_records, write_records
 from dcr2ad.baselines import NO_MODEL, blind_reader, expert_alone
 from dcr2ad.config import EvaluateSettings, Grid, Recipe
+from dcr2ad.datasets.layouts import Row
 from dcr2ad.errors import InputError, UnknownNameError
 from dcr2ad.report.ablation import ANY, ablation, cell_text, to_csv
 from dcr2ad.report.tables import result_rows
 from dcr2ad.stages.evaluate import summarise
-from dcr2ad.stages.run import Given, Subset, _chosen, _keep_given, evaluate_baselines, run_recipe, tag_of
+from dcr2ad.stages.run import Given, Subset, _chosen, _keep_given, _seen, evaluate_baselines, run_recipe, tag_of
 from dcr2ad.types import EvalProtocol, ExpertFindings, KindGuess, Prediction, Question, Sample, Subtask
 from tests.tiny import tiny_base
 
@@ -144,6 +145,17 @@ def test_a_subset_is_chosen_in_the_recipes_order_and_what_is_unknown_is_named() 
     ]:
         with pytest.raises(UnknownNameError, match=told):
             _chosen(recipe, subset)
+
+
+def test_what_is_trained_on_is_the_recipes_and_never_nothing(tmp_path: Path) -> None:
+    rows = [Row(image=f"{name}.png", label="good", dataset=name, category="nut") for name in ("a", "b", "c")]
+    write_records(tmp_path / "index.jsonl", rows)
+    recipe = Recipe(name="r", seen=("a", "b"))
+    assert _seen(recipe, tmp_path, ()) == ["a", "b"] and _seen(recipe, tmp_path, ("b", "c")) == ["b"]
+    assert _seen(Recipe(name="r"), tmp_path, ("c",)) == ("c",)
+    for asked, told in ((recipe, ("c",)), (Recipe(name="r", seen=("x",)), ())):
+        with pytest.raises(InputError, match="trains on"):
+            _seen(asked, tmp_path, told)
 
 
 def test_given_questions_are_the_runs_own_and_another_file_does_not_mix(tmp_path: Path) -> None:

@@ -224,6 +224,8 @@ class Recipe(Settings):
     """Seed of every stage."""
     seeds: tuple[int, ...] = ()
     """Seeds of training, one model a variant and seed; empty: `seed` alone. Data and benchmark are those of `seed`."""
+    seen: tuple[str, ...] = ()
+    """Data sets trained on; the benchmark holds all, so that the others are unseen. Empty: all are trained on."""
     seeds_from: Literal["sft", "krdpo"] = "sft"
     """First stage that is done anew for each seed; ``krdpo``: all seeds go on from one SFT model and its pairs."""
     knowledge: KnowledgeSettings = KnowledgeSettings()

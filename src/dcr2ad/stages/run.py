@@ -16,6 +16,7 @@ from pathlib import Path
 from dcr2ad.artifacts import StageFolder, digest_json, read_records, write_records, write_text
 from dcr2ad.baselines import BASELINES, NO_MODEL
 from dcr2ad.config import Recipe, Variant
+from dcr2ad.datasets.folder import read_folder
 from dcr2ad.errors import InputError, UnknownNameError
 from dcr2ad.expert import Expert
 from dcr2ad.knowledge.base import KnowledgeBase
@@ -188,14 +189,15 @@ def _data(
     if data is None and (makes_questions or makes_bench):
         raise InputError("no photographs were named", "Use --data FOLDER, or both --questions and --bench")
     settings, expert = recipe.instruct, None
+    seen = _seen(recipe, data, datasets) if makes_questions and data is not None else datasets
     if (makes_questions and settings.expert) or (makes_bench and any(cell.expert for cell in recipe.evaluate.cells)):
         expert = Expert()
     if given.kinds is not None:
         pass_on(given.kinds, out / "kinds")
     elif settings.kinds and expert is not None and data is not None:
         with bar("kinds") as update:
-            seen = fit_kinds(data, out / "kinds", knowledge, expert, split=settings.split, datasets=datasets, progress=update)
-        say(f"kinds: {seen.defects} defects, first guess right on held-out groups: {seen.right}")
+            told = fit_kinds(data, out / "kinds", knowledge, expert, split=settings.split, datasets=seen, progress=update)
+        say(f"kinds: {told.defects} defects, first guess right on held-out groups: {told.right}")
     if expert is not None and (given.kinds or settings.kinds):
         expert_with_kinds(given.kinds or out / "kinds", expert)
     if trains and given.questions:
@@ -203,7 +205,7 @@ def _data(
     elif makes_questions and data is not None:
         with bar("instruct") as update:
             made = build_instructions(
-                data, out / "instruct", knowledge, settings, seed=recipe.seed, expert=expert, progress=update, datasets=datasets
+                data, out / "instruct", knowledge, settings, seed=recipe.seed, expert=expert, progress=update, datasets=seen
             )
         say(f"instruct: {made.questions} questions on {made.images} images, dropped {sum(made.rejected.values())}")
     if makes_bench and data is not None:
@@ -221,6 +223,23 @@ def _data(
             )
         say(f"benchmark: {bench.questions} questions on {bench.images} images")
     return list(read_records(out / "instruct" / "questions.jsonl", Question)) if trains else []
+
+
+def _seen(recipe: Recipe, data: Path, datasets: Sequence[str]) -> Sequence[str]:
+    """Data sets to train on: the recipe's, of those the user names."""
+    if not recipe.seen:
+        return datasets
+    seen = [name for name in recipe.seen if not datasets or name in datasets]
+    try:
+        if seen:
+            read_folder(data, datasets=seen)
+            return seen
+    except InputError:
+        pass
+    raise InputError(
+        f"the recipe trains on {', '.join(recipe.seen)}, and {data} holds none of them that is asked for",
+        "Change `seen` in the recipe; empty is all",
+    )
 
 
 def _keep_given(files: Sequence[Path], out: Path, say: Callable[[str], None]) -> None:
