@@ -1,9 +1,10 @@
 """Cost of ranking every entry of the base, in answers: run by hand, ``python benchmarks/routing.py [MODEL] [-n 5]``.
 
-One question's answer is what `dcr2ad diagnose` does for its verdict: prompt with photograph and reference encoded, path and
-reasoning written, option probabilities read. Ranking is the route mode ``recall`` over the whole base. Each is timed cold (the
-images' features and the prefix are new) and warm (after a question about the same photograph). The naive way runs the whole
-prompt again for each entry; it is timed on a few entries and scaled up. The order of the three turns with each photograph.
+A letter is one question's answer read off its letters: prompt with photograph, reference and findings encoded, option
+probabilities read. A reasoned answer is what `dcr2ad diagnose` does for its verdict: the same with path and reasoning written
+before. Ranking is the route mode ``recall`` over the whole base, in full and by the search that `dcr2ad diagnose` uses. Each
+is timed cold (the images' features and the prefix are new) and warm (after a question about the same photograph). The naive way
+runs the whole prompt again for each entry; it is timed on a few entries and scaled up. The order turns with each photograph.
 Processor time, so that a busy machine does not count. The last line is JSON.
 """
 
@@ -16,11 +17,14 @@ import time
 from pathlib import Path
 
 from dcr2ad.datasets.drawn import draw_part
+from dcr2ad.expert import Expert
+from dcr2ad.kinds import gallery_beside
 from dcr2ad.knowledge import KnowledgeBase
+from dcr2ad.models.base import letter_probabilities
 from dcr2ad.models.hf import HFModel
-from dcr2ad.prompts import build_prompt, detection_question, knowledge_prompt
+from dcr2ad.prompts import answer_prompt, build_prompt, detection_question, knowledge_prompt
 from dcr2ad.reasoning import write_responses
-from dcr2ad.routing import route_sample
+from dcr2ad.routing import QUICK, route_sample
 from dcr2ad.types import Sample
 
 NAIVE = 4
@@ -42,9 +46,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", nargs="?", default="nano")
     parser.add_argument("-n", type=int, default=5, help="photographs")
+    parser.add_argument("--precision", choices=("fp32", "auto"), default="auto", help="auto, as diagnose: bf16 where it pays")
     asked = parser.parse_args()
-    base, model = KnowledgeBase.builtin(), HFModel.open(asked.model)
-    rows: dict[str, list[float]] = {name: [] for name in ("answer", "rank", "rank_warm", "naive")}
+    base, model = KnowledgeBase.builtin(), HFModel.open(asked.model, precision=asked.precision)
+    expert = Expert(gallery=gallery_beside(asked.model))
+    rows: dict[str, list[float]] = {}
+    lefts: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
         for number in range(asked.n + 1):
             paths = [Path(folder) / f"{number}{kind}.png" for kind in ("good", "bad")]
@@ -57,42 +64,60 @@ def main() -> None:
                 dataset="",
                 object="metal nut",
                 is_anomalous=True,
+                expert=expert.inspect(paths[1], paths[:1])[0],
             )
             question = detection_question("q", sample)
             prompt = build_prompt(question)
 
+            def letter(prompt=prompt) -> None:
+                letter_probabilities(model, [answer_prompt(prompt)], [2])
+
             def answer(prompt=prompt, question=question) -> None:
-                forget(model)
                 write_responses(model, [prompt], [question.options])
 
             def rank(sample=sample) -> None:
-                forget(model)
                 route_sample(model, sample, base, mode="recall")
+
+            def quick(sample=sample) -> None:
+                lefts.append(route_sample(model, sample, base, mode="recall", tolerance=QUICK).note.left)
 
             def naive(prompt=prompt) -> None:
                 for entry in base.entries[:NAIVE]:
                     forget(model)
                     model.score([knowledge_prompt(prompt)], [[f"{entry.title}:"]])
 
-            turn = [("answer", answer), ("rank", rank), ("naive", naive)]
-            found = {name: timed(work) for name, work in (*turn[number % 3 :], *turn[: number % 3])}
-            answer()
-            found["rank_warm"] = timed(lambda sample=sample: route_sample(model, sample, base, mode="recall"))
+            ways = [("letter", letter), ("answer", answer), ("rank", rank), ("quick", quick), ("naive", naive)]
+            turn = number % len(ways)
+            found = {}
+            for name, work in (*ways[turn:], *ways[:turn]):
+                forget(model)
+                found[name] = timed(work)
+            for name, work in (("rank_warm", rank), ("quick_warm", quick)):
+                forget(model)
+                letter()
+                found[name] = timed(work)
             if number:  # the first photograph warms the machine up
                 for name, value in found.items():
-                    rows[name].append(value)
+                    rows.setdefault(name, []).append(value)
             sys.stderr.write(f"{number}: " + ", ".join(f"{name} {value:.2f} s" for name, value in found.items()) + "\n")
     middle = {name: statistics.median(values) for name, values in rows.items()}
     middle["naive"] *= len(base) / NAIVE
     result = {
+        "model": asked.model,
+        "precision": asked.precision,
         "entries": len(base),
         "photographs": asked.n,
         **{f"{name}_s": round(value, 3) for name, value in middle.items()},
-        "ratio_to_answer": round(middle["rank"] / middle["answer"], 3),
-        "ratio_to_answer_warm": round(middle["rank_warm"] / middle["answer"], 3),
+        **{
+            f"{name}_to_{unit}": round(middle[name] / middle[unit], 3)
+            for unit in ("letter", "answer")
+            for name in ("rank", "rank_warm", "quick", "quick_warm")
+        },
         "naive_over_rank": round(middle["naive"] / middle["rank"], 1),
+        "left_most": round(max(lefts), 5),
     }
-    print(f"one answer {middle['answer']:.2f} s, all {len(base)} entries {middle['rank']:.2f} s, naive {middle['naive']:.0f} s")
+    print(f"read off a letter {middle['letter']:.2f} s, reasoned {middle['answer']:.2f} s; all {len(base)} entries", end=" ")
+    print(f"{middle['rank']:.2f} s, quick {middle['quick']:.2f} s, naive {middle['naive']:.0f} s")
     print(json.dumps(result))
 
 

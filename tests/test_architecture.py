@@ -23,6 +23,7 @@ LAYERS: dict[str, int] = {
     "balance": 1,
     "baselines": 2,
     "blind": 2,
+    "caches": 0,
     "config": 1,
     "geometry": 2,
     "images": 1,

@@ -102,3 +102,18 @@ def test_a_folder_is_listed_in_order(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match="holds no image"):
         list_images(tmp_path / "nothing")
     assert content_digest(tmp_path / "b.png") == content_digest(tmp_path / "a.JPG")
+
+
+def test_a_picture_handed_out_is_the_callers_own_and_a_changed_file_is_read_again(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    Image.new("RGB", (40, 30), "red").save(path)
+    first = load_image(path)
+    first.paste((0, 0, 0), (0, 0, 40, 30))
+    assert load_image(path).getpixel((5, 5)) == (255, 0, 0)
+    with pytest.raises(ImageError, match="under 50"):
+        load_image(path, min_side=50)
+    Image.new("RGB", (50, 30), "blue").save(path)
+    assert load_image(path).getpixel((5, 5)) == (0, 0, 255)
+    path.unlink()
+    with pytest.raises(ImageError, match="no such image"):
+        load_image(path)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dcr2ad.deception import candidates_for, choose_wrong_key, holds_too
+from dcr2ad.deception import LOOK_ALIKE, MODEL, SIBLING, SIMILAR, candidates_for, choose_wrong_key, holds_too
 from dcr2ad.errors import CannotScoreError, UnknownNameError
 from dcr2ad.knowledge.base import KnowledgeBase
 from dcr2ad.models.base import ModelInfo
@@ -69,20 +69,29 @@ def test_titles_are_ranked_by_their_mean_log_probability_a_token(tmp_path: Path)
 def test_a_deceptive_entry_is_another_one_that_does_not_hold(entry: object, tmp_path: Path) -> None:
     right = BASE.get(entry.key)  # type: ignore[attr-defined]
     for seed in range(3):
-        key, why = choose_wrong_key(sample(tmp_path), right.key, BASE, seed=seed)
-        wrong = BASE.get(key)
-        assert key != right.key and why
+        found = choose_wrong_key(sample(tmp_path), right.key, BASE, seed=seed)
+        wrong = BASE.get(found.key)
+        assert wrong.key != right.key and found.reason.startswith(f"{found.kind}: ")
         assert not (wrong.is_normal and right.is_normal)
         assert not set(wrong.aliases) & set(right.aliases)
-        assert (key, why) == choose_wrong_key(sample(tmp_path), right.key, BASE, seed=seed)
+        assert found == choose_wrong_key(sample(tmp_path), right.key, BASE, seed=seed)
 
 
 def test_every_kind_of_deception_occurs(tmp_path: Path) -> None:
     right = BASE.resolve_label("mtd", "magnetic tile", "crack", True)
     assert right is not None
     model = _prefers(right.title, BASE.entries[9].title)
-    reasons = {choose_wrong_key(sample(tmp_path), right.key, BASE, model, s)[1] for s in range(60)}
-    assert {"the model finds it plausible", "declared look-alike", "similar text", "sibling of the category"} <= reasons
+    found = {one.kind: one for one in (choose_wrong_key(sample(tmp_path), right.key, BASE, model, s) for s in range(80))}
+    assert {MODEL, LOOK_ALIKE, SIMILAR, SIBLING} <= set(found)
+    # The reason holds its specifics: what sets look-alikes apart, the model's probabilities, how similar the texts are.
+    differences = {entry.key: like.difference for entry, like in BASE.look_alikes(right.key)}
+    assert found[LOOK_ALIKE].reason == f"{LOOK_ALIKE}: {differences[found[LOOK_ALIKE].key]}"
+    plausible = found[MODEL]
+    ranking = route_sample(model, sample(tmp_path), BASE, mode="recall").ranking
+    assert plausible.strength == next(r.probability for r in ranking if r.key == plausible.key)
+    assert f"probability {plausible.strength:.2g}" in plausible.reason and right.title in plausible.reason
+    strength = found[SIMILAR].strength
+    assert strength is not None and 0 < strength < 1 and f"{strength:.2f}" in found[SIMILAR].reason
     with pytest.raises(UnknownNameError):
         choose_wrong_key(sample(tmp_path), "General.none.none", BASE)
 
@@ -110,8 +119,8 @@ def test_what_also_holds_never_deceives() -> None:
 
 def test_a_part_with_several_defects_is_deceived_by_the_normal_state_alone(tmp_path: Path) -> None:
     for seed in range(20):
-        key, _ = choose_wrong_key(sample(tmp_path), "General.general.several_defects", BASE, seed=seed)
-        assert BASE.get(key).is_normal
+        found = choose_wrong_key(sample(tmp_path), "General.general.several_defects", BASE, seed=seed)
+        assert BASE.get(found.key).is_normal
 
 
 def test_the_modes_differ_in_what_the_model_is_shown(tmp_path: Path) -> None:

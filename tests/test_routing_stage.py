@@ -12,7 +12,8 @@ from dcr2ad.knowledge.base import KnowledgeBase
 from dcr2ad.models.adapters import MARKER, TrainedModel, read_trained, store_calibration
 from dcr2ad.models.scripted import ScriptedModel
 from dcr2ad.prompts import detection_question
-from dcr2ad.stages.routing import FREQUENT, SEARCH, RoutedPhotograph, calibrate, evaluate_routing
+from dcr2ad.stages.routing import FREQUENT, SEARCH, evaluate_routing
+from dcr2ad.stages.routing_figures import RoutedPhotograph, calibrate
 from dcr2ad.types import Prompt, Question, Sample
 from tests.tiny import tiny_photograph
 

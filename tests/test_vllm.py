@@ -13,15 +13,19 @@ import socket
 import subprocess
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
-from dcr2ad.models.base import letter_probabilities, open_model
+from dcr2ad.errors import CannotScoreError
+from dcr2ad.knowledge.base import KnowledgeBase
+from dcr2ad.models.base import ChatModel, ModelInfo, letter_probabilities, open_model
+from dcr2ad.models.endpoint import EndpointModel
 from dcr2ad.models.export import export_model
-from dcr2ad.prompts import answer_prompt, build_prompt, knowledge_prompt
-from dcr2ad.types import Sampling
+from dcr2ad.prompts import answer_prompt, build_prompt, detection_question, knowledge_prompt
+from dcr2ad.routing import Routing, route
+from dcr2ad.types import Completion, OptionScores, Prompt, RouteMode, Sampling
 from tests.tiny import tiny_questions, tiny_qwen
 
 WANTED = os.environ.get("DCR2AD_VLLM", "")
@@ -86,7 +90,7 @@ def served(python: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tu
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [python, "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder), "--served-model-name", "tiny"]
-    command += ["--port", str(port), "--enforce-eager", "--dtype", "float32", "--max-model-len", "2048"]
+    command += ["--port", str(port), "--enforce-eager", "--dtype", "float32", "--max-model-len", "4096"]
     command += ["--limit-mm-per-prompt", json.dumps({"image": 2, "video": 0})]
     environment = {**os.environ, "PYTHONPATH": str(home), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     environment |= {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
@@ -133,7 +137,66 @@ def test_what_the_server_says_is_what_the_model_computes(served: tuple[Path, str
     written = [[c.text for c in model.generate(prompts[:2], sampling)[0]] for model in (here, there)]
     assert written[0] == written[1]
 
-    from dcr2ad.models.endpoint import EndpointModel
-
     assert isinstance(there, EndpointModel)
     assert all(index in (0, 1) for index in there.choose(prompts[:3], [["Yes", "No"]] * 3))
+
+
+class _AsServed:
+    """A model in process, asked as one behind a server is: by letters."""
+
+    def __init__(self, model: ChatModel) -> None:
+        self._model = model
+
+    @property
+    def info(self) -> ModelInfo:
+        return self._model.info.model_copy(update={"backend": "openai"})
+
+    def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[Completion]]:
+        return self._model.generate(prompts, sampling)
+
+    def score(self, prompts: Sequence[Prompt], options: Sequence[Sequence[str]]) -> list[OptionScores]:
+        return self._model.score(prompts, options)
+
+
+class _Unscored(_AsServed):
+    """A server that gives no log-probabilities; what it was held to, and what it chose, is noted."""
+
+    def __init__(self, model: EndpointModel) -> None:
+        super().__init__(model)
+        self._server = model
+        self.chosen: list[tuple[Prompt, Sequence[str], int]] = []
+
+    def score(self, prompts: Sequence[Prompt], options: Sequence[Sequence[str]]) -> list[OptionScores]:
+        raise CannotScoreError("no log-probabilities", "")
+
+    def choose(self, prompts: Sequence[Prompt], options: Sequence[Sequence[str]]) -> list[int]:
+        found = self._server.choose(prompts, options)
+        self.chosen += zip(prompts, options, found, strict=True)
+        return found
+
+
+@pytest.mark.parametrize("mode", ["recall", "listed", "hybrid"])
+def test_routing_through_the_server_is_routing_in_process(served: tuple[Path, str], mode: RouteMode, tmp_path: Path) -> None:
+    folder, spec = served
+    here, there = open_model(f"hf:{folder}"), open_model(spec)
+    assert isinstance(there, EndpointModel)
+    base = KnowledgeBase(KnowledgeBase.builtin().entries[:26])
+    shot = tiny_questions(tmp_path / "photos", 1)[0].sample
+
+    def routed(model: ChatModel) -> Routing:
+        question = detection_question(shot.id, shot)
+        keys = [entry.key for entry in base.entries[4:7]]
+        return route(model, shot.image, shot.references, question, base, mode=mode, candidates=keys, orders=3, listed=3)
+
+    one, two = routed(_AsServed(here)), routed(there)
+    assert {r.key: r.probability for r in two.ranking} == pytest.approx({r.key: r.probability for r in one.ranking}, abs=5e-3)
+    assert two.ranking[0].key == one.ranking[0].key and two.note == one.note
+    assert len(two.ranking) == (3 if mode == "listed" else len(base))
+    assert sum(r.probability for r in two.ranking) == pytest.approx(1.0)
+
+    # Held to the letters by structured output, the server writes the one that the model holds for the likeliest.
+    held = _Unscored(there)
+    assert routed(held).ranking[0].probability > 0
+    for prompt, letters, index in held.chosen:
+        logprobs = here.score([prompt], [letters])[0].logprobs
+        assert logprobs[index] == pytest.approx(max(logprobs), abs=1e-3)

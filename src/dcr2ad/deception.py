@@ -1,13 +1,14 @@
 """The entry that deceives: k_l for KR-RTS, and the entries listed beside it (Section 3.3).
 
 Reads a sample, its right entry, a knowledge base and, where given, a model whose own mistakes are the best deceptions; returns
-keys with the reason. Knows nothing about questions, answers or files.
+keys with the kind of deception and the reason in words. Knows nothing about questions, answers or files.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from dcr2ad.knowledge.base import KnowledgeBase
 from dcr2ad.knowledge.objects import normalise
@@ -17,9 +18,31 @@ from dcr2ad.types import KnowledgeEntry, RankedEntry, Sample
 
 PLAUSIBLE = 3
 """Head of the model's ranking from which its mistakes are taken."""
+NEAREST = 4
+"""Entries of like text looked for, the right one among them."""
+MODEL = "the model finds it plausible"
+LOOK_ALIKE = "declared look-alike"
+VERDICT = "other verdict in the same domain"
+SIBLING = "sibling of the category"
+SIMILAR = "similar text"
+OPTION = "wrong option of the question"
+OTHER = "any other entry"
 _SEVERAL = frozenset({"combined", "combination", "mixed", "multiple", "multiple_defects"})
 _VAGUE = "general"
 """Category of the entries that name no kind of defect, and so hold for any."""
+
+
+class Deception(NamedTuple):
+    """An entry that deceives."""
+
+    key: str
+    """k_l."""
+    kind: str
+    """What makes it deceive, for counting: `MODEL`, `LOOK_ALIKE`, `VERDICT`, `SIBLING`, `SIMILAR`, `OPTION` or `OTHER`."""
+    reason: str
+    """The same with its specifics, for a reader: the statement that sets look-alikes apart, the model's probability, …"""
+    strength: float | None = None
+    """`MODEL`: the model's probability of the entry; `SIMILAR`: its similarity, from 0 to 1; else None."""
 
 
 def choose_wrong_key(
@@ -30,7 +53,7 @@ def choose_wrong_key(
     seed: int = 0,
     *,
     ranking: Sequence[RankedEntry] = (),
-) -> tuple[str, str]:
+) -> Deception:
     """Choose k_l: an entry that deceives and does not hold for the image (Section 3.3).
 
     Candidates come from the model's own ranking, the right entry's declared look-alikes, the normal state (for a defect) or
@@ -46,7 +69,7 @@ def choose_wrong_key(
         ranking: the model's ranking for this photograph, where it is known already; then `model` is not asked.
 
     Returns:
-        key of k_l, and why it deceives.
+        k_l, and why it deceives.
 
     Raises:
         UnknownNameError: `right_key` is not in the base.
@@ -55,22 +78,58 @@ def choose_wrong_key(
     if model is not None and not ranking:
         ranking = route_sample(model, sample, knowledge_base, mode="recall").ranking
     rng = random.Random(f"{seed}:{sample.id}:{right_key}")
-    domain = [entry for entry in knowledge_base.category(sample.object, sample.dataset) if entry.key != right_key]
-    mistakes = [knowledge_base.get(r.key) for r in ranking[:PLAUSIBLE] if r.key in knowledge_base]
-    similar = [entry for entry, _ in knowledge_base.search(f"{right.title} {right.text}", 4)]
-    kinds: list[tuple[str, list[KnowledgeEntry]]] = [
-        ("the model finds it plausible", mistakes),
-        ("declared look-alike", [entry for entry, _ in knowledge_base.look_alikes(right_key)]),
-        ("other verdict in the same domain", [entry for entry in domain if entry.is_normal != right.is_normal]),
-        ("sibling of the category", [entry for entry in domain if not entry.is_normal]),
-        ("similar text", similar),
+    candidates = _candidates(sample, right, knowledge_base, ranking)
+    usable = [
+        [one for one in found if not holds_too(knowledge_base.get(one.key), right, sample.defect)] for found in candidates
     ]
-    usable = [(why, [e for e in found if not holds_too(e, right, sample.defect)]) for why, found in kinds]
-    usable = [(why, found) for why, found in usable if found]
+    usable = [found for found in usable if found]
     if not usable:
-        usable = [("any other entry", [e for e in knowledge_base if not holds_too(e, right, sample.defect)])]
-    why, found = rng.choice(usable)
-    return rng.choice(found).key, why
+        left = [entry.key for entry in knowledge_base if not holds_too(entry, right, sample.defect)]
+        usable = [[Deception(key, OTHER, f"{OTHER}: nothing in the base is closer to {right.title}") for key in left]]
+    return rng.choice(rng.choice(usable))
+
+
+def _candidates(
+    sample: Sample, right: KnowledgeEntry, base: KnowledgeBase, ranking: Sequence[RankedEntry]
+) -> list[list[Deception]]:
+    """Entries that may deceive, a list a kind; those that hold for the image as well are among them."""
+    domain = [entry for entry in base.category(sample.object, sample.dataset) if entry.key != right.key]
+    state = "defect of" if right.is_normal else "normal state of"
+    return [
+        _mistakes(right, base, ranking),
+        [Deception(e.key, LOOK_ALIKE, f"{LOOK_ALIKE}: {like.difference}") for e, like in base.look_alikes(right.key)],
+        [
+            Deception(e.key, VERDICT, f"{VERDICT}: {e.title} is a {state} {e.category}")
+            for e in domain
+            if e.is_normal != right.is_normal
+        ],
+        [
+            Deception(e.key, SIBLING, f"{SIBLING}: another defect of {sample.object}, in {e.category}")
+            for e in domain
+            if not e.is_normal
+        ],
+        _similar(right, base),
+    ]
+
+
+def _mistakes(right: KnowledgeEntry, base: KnowledgeBase, ranking: Sequence[RankedEntry]) -> list[Deception]:
+    """The head of the model's own ranking."""
+    own = next((f", {right.title} {r.probability:.2g}" for r in ranking if r.key == right.key), "")
+    return [
+        Deception(r.key, MODEL, f"{MODEL}: probability {r.probability:.2g} at rank {rank}{own}", r.probability)
+        for rank, r in enumerate(ranking[:PLAUSIBLE], 1)
+        if r.key in base
+    ]
+
+
+def _similar(right: KnowledgeEntry, base: KnowledgeBase) -> list[Deception]:
+    """Entries whose words answer the right entry's text best; similarity is the score as a share of the text's own."""
+    found = base.search(f"{right.title} {right.text}", NEAREST)
+    own = next((score for entry, score in found if entry.key == right.key), found[0][1] if found else 1.0)
+    return [
+        Deception(entry.key, SIMILAR, f"{SIMILAR}: similarity {score / own:.2f} to {right.title}", min(1.0, score / own))
+        for entry, score in found
+    ]
 
 
 def holds_too(entry: KnowledgeEntry, right: KnowledgeEntry, label: str | None = None) -> bool:

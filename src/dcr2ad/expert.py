@@ -115,7 +115,7 @@ class Expert:
         light = np.mean([reference.light for reference in references], axis=0)
         findings = _findings(anomaly, ordinary, query.light - light)
         if self.gallery is not None:
-            kinds = self.held_out.get(content_digest(image_path))
+            kinds = self.held_out.get(content_digest(image_path)) if self.held_out else None
             if kinds is None:
                 kinds = self.gallery.guess(self.hot_features(image_path, reference_paths, findings, anomaly))
             findings = findings.model_copy(update={"kinds": kinds})

@@ -13,18 +13,23 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from dcr2ad.caches import ByteCache
 from dcr2ad.errors import ImageError
 
 MAX_PIXELS = 100_000_000
 """Larger images are refused before decoding: 100 megapixels is 300 MB as RGB."""
 MIN_SIDE = 16
 """Smaller images show nothing a model could judge: one patch is 14 pixels."""
+KEPT_BYTES = 96 * 1024 * 1024
+"""Decoded images kept at most: the expert, the model and the page look at the same few photographs one after the other."""
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
 """File names that count as images when a folder is read."""
 
+_decoded = ByteCache(KEPT_BYTES)
+
 
 def load_image(path: str | Path, *, min_side: int = MIN_SIDE) -> Image.Image:
-    """Open an image as upright 8-bit RGB.
+    """Open an image as upright 8-bit RGB; the last ones are kept, and a file that changed is read again.
 
     16-bit and 32-bit grey levels are scaled linearly over the type's full range, CMYK and palettes converted, transparency
     laid on white, EXIF rotation applied, and of an animation the first frame taken.
@@ -39,6 +44,30 @@ def load_image(path: str | Path, *, min_side: int = MIN_SIDE) -> Image.Image:
         raise ImageError(f"{path} is a folder, an image was expected", "Name one image file")
     if path.stat().st_size == 0:
         raise ImageError(f"{path} is empty (0 bytes)", "Copy the file again")
+    key = file_key(path)
+    image = _decoded.get(key)
+    if image is None:
+        image = _decode(path, min_side)
+        if (size := 3 * image.width * image.height) <= KEPT_BYTES:
+            _decoded.put(key, image, size)
+    _check_size(path, image.size, min_side)
+    return image.copy()
+
+
+def file_key(path: str | Path) -> tuple[str, int, int]:
+    """Identity of a file's content, without reading it: a changed file has another key.
+
+    Raises:
+        ImageError: there is no such file.
+    """
+    try:
+        status = Path(path).stat()
+    except OSError as error:
+        raise ImageError(f"no such image: {path} ({error.strerror})", "Check the path") from None
+    return (str(path), status.st_mtime_ns, status.st_size)
+
+
+def _decode(path: Path, min_side: int) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)

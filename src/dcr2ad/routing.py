@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dcr2ad.knowledge.base import KnowledgeBase
-from dcr2ad.models.base import ChatModel, letter_choices, softmax
+from dcr2ad.models.base import ChatModel, Searcher, letter_choices, softmax
 from dcr2ad.prompts import (
     answer_prompt,
     build_prompt,
@@ -25,6 +25,7 @@ from dcr2ad.prompts import (
 from dcr2ad.rankings import at_temperature
 from dcr2ad.types import (
     KnowledgeEntry,
+    OptionScores,
     Prompt,
     Question,
     RankedEntry,
@@ -42,6 +43,8 @@ GROUP = 12
 """Titles an endpoint is asked about at a time when it recalls over the whole base."""
 ABSTAIN_BELOW = 0.02
 """Threshold of a model without a fitted one: five times chance in a base of 250 entries."""
+QUICK = 0.01
+"""Tolerance of a quick recall: what `dcr2ad diagnose` routes with."""
 NONE_OF_THESE = "None of these"
 
 
@@ -72,6 +75,7 @@ def route(
     expert: bool = True,
     orders: int = 1,
     listed: int = LISTED,
+    tolerance: float = 0.0,
 ) -> Routing:
     """Rank knowledge entries for a photograph, with probabilities.
 
@@ -95,6 +99,10 @@ def route(
         expert: whether the expert's findings are in the prompt, where the question's sample has any.
         orders: orders of a list that are averaged over; with as many as it has entries, each stands in each place once.
         listed: length of hybrid's list.
+        tolerance: 0 reads every title in recall; else titles are read by a search (`dcr2ad.models.search`) until those unread
+            hold at most this probability, at the fitted temperature, and the `listed` best are certain. Recall's probabilities
+            then lie within that total variation of the full reading's, and `RoutingNote.left` says how much was left. For
+            models in process; an endpoint is always asked about all.
 
     Raises:
         ImageError: an image cannot be used.
@@ -102,25 +110,31 @@ def route(
         UnknownNameError: a candidate that is not in the base.
     """
     asked = _Asked.of(image, reference, question, expert)
+    fitted = model.info.routing.get(mode)
+    temperature = fitted.temperature if fitted else 1.0
+    threshold = fitted.threshold if fitted else ABSTAIN_BELOW
+    left = 0.0
     by_place: tuple[float, ...] = ()
     steady = True
     if mode == "listed":
         entries = [knowledge_base.get(key) for key in candidates] or list(_shortlist(asked.sample, knowledge_base))
         found, by_place, steady = _pick(model, asked, entries, orders)
     else:
-        found = _recall(model, asked, knowledge_base.entries)
+        found, left = _recall(model, asked, knowledge_base.entries, tolerance, temperature, listed)
         best = sorted(found, key=lambda key: (-found[key], key))[:listed]
         if mode == "hybrid" and len(best) > 1:
             picked, by_place, steady = _pick(model, asked, [knowledge_base.get(key) for key in best], orders)
             mass = sum(found[key] for key in best)
             found |= {key: probability * mass for key, probability in picked.items()}
-    fitted = model.info.routing.get(mode)
-    temperature = fitted.temperature if fitted else 1.0
-    threshold = fitted.threshold if fitted else ABSTAIN_BELOW
     ranking = _ranked(knowledge_base, at_temperature(found, temperature))
     abstained = ranking[0].probability < threshold
     note = RoutingNote(
-        mode=mode, temperature=temperature, threshold=threshold, calibrated=fitted is not None, abstained=abstained
+        mode=mode,
+        temperature=temperature,
+        threshold=threshold,
+        calibrated=fitted is not None,
+        abstained=abstained,
+        left=left,
     )
     kept = {"listed": len(ranking), "hybrid": listed, "recall": 1}[mode]
     # In the list that was picked from: hybrid's best by recall all stay, even where a temperature reorders nothing else.
@@ -137,11 +151,22 @@ def route_sample(
     expert: bool = True,
     shots: int = 1,
     orders: int = 1,
+    tolerance: float = 0.0,
 ) -> Routing:
     """`route` with the yes/no question, so that all questions about a photograph share one routing."""
     references = sample.references[:shots] if shots > 0 else ()
     question = detection_question(sample.id, sample)
-    return route(model, sample.image, references, question, knowledge_base, mode=mode, expert=expert, orders=orders)
+    return route(
+        model,
+        sample.image,
+        references,
+        question,
+        knowledge_base,
+        mode=mode,
+        expert=expert,
+        orders=orders,
+        tolerance=tolerance,
+    )
 
 
 def search_words(sample: Sample) -> str:
@@ -196,14 +221,26 @@ class _Asked(NamedTuple):
         return answer_prompt(build_prompt(asked, entries=entries, expert=self.expert, shots=len(self.sample.references)))
 
 
-def _recall(model: ChatModel, asked: _Asked, entries: Sequence[KnowledgeEntry]) -> dict[str, float]:
-    """Probability of each entry of the base without a list.
+def _recall(
+    model: ChatModel,
+    asked: _Asked,
+    entries: Sequence[KnowledgeEntry],
+    tolerance: float,
+    temperature: float,
+    sure: int,
+) -> tuple[dict[str, float], float]:
+    """Probability of each entry of the base without a list, and the most that entries not read to their ends hold of it.
 
     An endpoint cannot score titles: it chooses among `GROUP` of them by letter, or none; an entry's odds against none make
     the groups comparable.
     """
     if model.info.backend != "openai":
-        return _title_probabilities(model, [(asked.prompt(), entries)])[0]
+        if tolerance <= 0 or not isinstance(model, Searcher):
+            return _title_probabilities(model, [(asked.prompt(), entries)])[0], 0.0
+        titles = [f"{entry.title}:" for entry in entries]
+        prompt = knowledge_prompt(asked.prompt())
+        score = model.search([prompt], [titles], temperature=temperature, tolerance=tolerance, sure=sure)[0]
+        return _normalised(entries, score), score.left
     count = math.ceil(len(entries) / GROUP)
     groups = [entries[first::count] for first in range(count)]
     prompts = [asked.lettered([*(entry.title for entry in group), NONE_OF_THESE]) for group in groups]
@@ -214,7 +251,7 @@ def _recall(model: ChatModel, asked: _Asked, entries: Sequence[KnowledgeEntry]) 
         for entry, p in zip(group, probabilities, strict=False)
     }
     total = sum(odds.values()) or 1.0
-    return {entry.key: odds[entry.key] / total for entry in entries}
+    return {entry.key: odds[entry.key] / total for entry in entries}, 0.0
 
 
 def _pick(
@@ -239,12 +276,14 @@ def _title_probabilities(model: ChatModel, asked: Sequence[tuple[Prompt, Sequenc
     """For each prompt the probability of each of its entries' titles, from length-normalised log-probabilities."""
     prompts = [knowledge_prompt(prompt) for prompt, _ in asked]
     scores = model.score(prompts, [[f"{entry.title}:" for entry in entries] for _, entries in asked])
-    found = []
-    for (_, entries), score in zip(asked, scores, strict=True):
-        mean_length = sum(score.tokens) / len(score.tokens)
-        logs = [mean_length * total / count for total, count in zip(score.logprobs, score.tokens, strict=True)]
-        found.append(dict(zip((entry.key for entry in entries), softmax(logs), strict=True)))
-    return found
+    return [_normalised(entries, score) for (_, entries), score in zip(asked, scores, strict=True)]
+
+
+def _normalised(entries: Sequence[KnowledgeEntry], score: OptionScores) -> dict[str, float]:
+    """Softmax over length-normalised log-probabilities of titles times their mean length."""
+    mean_length = sum(score.tokens) / len(score.tokens)
+    logs = [mean_length * total / count for total, count in zip(score.logprobs, score.tokens, strict=True)]
+    return dict(zip((entry.key for entry in entries), softmax(logs), strict=True))
 
 
 def _ranked(knowledge_base: KnowledgeBase, probabilities: dict[str, float]) -> tuple[RankedEntry, ...]:

@@ -233,7 +233,11 @@ class PreferencePair(Record):
     wrong_key: str
     """k_l, deceptively similar and not true of the image."""
     wrong_reason: str
-    """Why k_l deceives: sibling, declared look-alike, text similarity, or the model's own mistake."""
+    """Why k_l deceives, in words: the kind and its specifics, such as what sets the look-alikes apart."""
+    wrong_kind: str = ""
+    """The kind alone: sibling, declared look-alike, text similarity, or the model's own mistake (`dcr2ad.deception`)."""
+    wrong_strength: float | None = None
+    """The model's probability of k_l, or the similarity of its text, where that is what deceives."""
     chosen: Trajectory
     """y_w = (p_w, c_w, A_w)."""
     rejected: Trajectory
@@ -305,6 +309,8 @@ class OptionScores(Record):
     """Natural log-probability of each whole continuation."""
     tokens: tuple[int, ...]
     """Number of tokens of each continuation."""
+    left: float = Field(default=0.0, ge=0.0, le=1.0)
+    """Share of probability, at most, of continuations that were not read to their ends; 0 where all were."""
 
 
 class RankedEntry(Record):
@@ -356,6 +362,8 @@ class RoutingNote(Record):
     """Whether both were fitted for this model, or are the defaults."""
     abstained: bool
     """Whether no entry was probable enough: then the model answered without knowledge."""
+    left: Probability = 0.0
+    """Share of recall's probability, at most, of the entries whose titles were not read to their ends; 0 where all were."""
 
 
 class Prediction(Record):

@@ -24,6 +24,7 @@ def run_diagnose(
     context: str,
     routing: str,
     orders: int,
+    tolerance: float,
     model: str,
     expert: bool,
     knowledge: Path | None,
@@ -54,7 +55,8 @@ def run_diagnose(
     from dcr2ad.kinds import gallery_beside
 
     gallery = gallery_beside(model)
-    diagnoser = Diagnoser(opened, base, Expert(gallery=gallery) if expert else None, context, routing=mode, orders=orders)
+    seen_by = Expert(gallery=gallery) if expert else None
+    diagnoser = Diagnoser(opened, base, seen_by, context, routing=mode, orders=orders, tolerance=tolerance)
     if compare:
         with console.progress("contexts") as update:
             found = compare_contexts(diagnoser, image, references, object_name=object_name, right=right, progress=update)
@@ -152,7 +154,8 @@ def _print_diagnosis(diagnosis: Diagnosis) -> None:
     if routed is not None:
         fitted = "fitted" if routed.calibrated else "not fitted for this model"
         limits = f"temperature {routed.temperature:.2g}, abstains below {routed.threshold:.2f} ({fitted})"
-        lines.append(("routing", f"{routed.mode}, {limits}{'; abstained' if routed.abstained else ''}"))
+        unread = f"; at most {routed.left:.1%} left unread" if routed.left else ""
+        lines.append(("routing", f"{routed.mode}, {limits}{unread}{'; abstained' if routed.abstained else ''}"))
     for label, field in (("type", "defect_type"), ("place", "location"), ("looks", "description"), ("effect", "effect")):
         text = getattr(diagnosis, field)
         if text:

@@ -44,7 +44,8 @@ def run_evaluate_routing(
     from dcr2ad.models.base import open_model
     from dcr2ad.models.hf import trained_folder
     from dcr2ad.routing import LISTED
-    from dcr2ad.stages.routing import RoutingFigures, evaluate_routing
+    from dcr2ad.stages.routing import evaluate_routing
+    from dcr2ad.stages.routing_figures import RoutingFigures
 
     folder = trained_folder(model)
     if calibrate and folder is None:

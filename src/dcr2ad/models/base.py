@@ -70,6 +70,25 @@ class Chooser(Protocol):
         ...
 
 
+@runtime_checkable
+class Searcher(Protocol):
+    """A model that can find the likeliest of many continuations without reading all of them."""
+
+    def search(
+        self, prompts: Sequence[Prompt], options: Sequence[Sequence[str]], *, temperature: float, tolerance: float, sure: int
+    ) -> list[OptionScores]:
+        """As `ChatModel.score`, as far as it matters for a softmax over length-normalised log-probabilities.
+
+        Args:
+            prompts: N prompts.
+            options: N lists of continuations.
+            temperature: of the softmax.
+            tolerance: probability, at most, of the continuations that are not read to their ends (`OptionScores.left`).
+            sure: the likeliest so many are certain, in their order.
+        """
+        ...
+
+
 def letter_choices(model: ChatModel, prompts: Sequence[Prompt], counts: Sequence[int]) -> list[tuple[float, ...]]:
     """`letter_probabilities`, or, of a model that gives none, 1 for the letter it writes when held to the letters.
 

@@ -2,8 +2,8 @@
 
 Reads key-value caches that prefixes left behind; returns new tokens. On a CPU a step costs the reading of all weights, whether
 it decodes one sequence or twenty, so sequences of several images are decoded together: their caches lie one after the other
-in one buffer, and a mask lets each sequence see its own prefix and itself only. Knows nothing about prompts or images. Not in
-the paper.
+in one buffer, and a mask lets each sequence see its own prefix and itself only. Of a single greedy sequence several tokens are
+guessed, and confirmed in one step (`dcr2ad.models.drafting`). Knows nothing about prompts or images. Not in the paper.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 from transformers.cache_utils import DynamicCache, DynamicLayer
+
+from dcr2ad.models.drafting import AHEAD, Drafts
 
 
 @dataclass
@@ -26,6 +28,7 @@ class Segment:
         positions: for each sequence the position of its next token.
         logits: next-token logits of each sequence, shape ``(sequences, vocabulary)``.
         seeds: for each sequence the seed of its draws.
+        texts: for each sequence the words of its prompt, to guess from.
     """
 
     layers: list[tuple[torch.Tensor, torch.Tensor]]
@@ -33,6 +36,7 @@ class Segment:
     positions: list[int]
     logits: torch.Tensor
     seeds: list[int]
+    texts: list[Sequence[int]]
 
     @property
     def length(self) -> int:
@@ -54,7 +58,13 @@ Step = Callable[[list[int], torch.Tensor, torch.Tensor, Any], torch.Tensor]
 
 
 def decode(
-    segments: Sequence[Segment], step: Step, *, max_new_tokens: int, end_ids: Sequence[int], temperature: float = 0.0
+    segments: Sequence[Segment],
+    step: Step,
+    *,
+    max_new_tokens: int,
+    end_ids: Sequence[int],
+    temperature: float = 0.0,
+    drafts: Drafts | None = None,
 ) -> list[tuple[list[int], bool]]:
     """Decode all sequences of all segments together.
 
@@ -65,11 +75,14 @@ def decode(
         end_ids: tokens that end a sequence; not part of the result.
         temperature: 0 for greedy; else each sequence draws from its own seeded source, so that what it is decoded with
             decides nothing.
+        drafts: what was written lately, to guess a single greedy sequence from; it is told what is written.
 
     Returns:
         for each sequence, segment by segment, its new tokens, and whether an end token closed it.
     """
     count = sum(len(segment.seen) for segment in segments)
+    if count == 1 and temperature <= 0 and drafts is not None:
+        return [_confirm(segments[0], step, max_new_tokens, end_ids, drafts)]
     cached = sum(segment.length for segment in segments)
     room = cached + count * max_new_tokens
     cache = _joined(segments, room)
@@ -100,6 +113,38 @@ def decode(
     for sequence in active:
         done[sequence.number] = (sequence.tokens, False)
     return done
+
+
+def _confirm(segment: Segment, step: Step, limit: int, end_ids: Sequence[int], drafts: Drafts) -> tuple[list[int], bool]:
+    """Decode one sequence greedily; a step reads the last token and the guesses behind it, and keeps those that come true."""
+    lookup = drafts.behind(segment.texts[0])
+    cache = _joined([segment], segment.length + limit + AHEAD)
+    before = torch.zeros(segment.length, dtype=torch.bool)
+    before[torch.as_tensor(segment.seen[0], dtype=torch.long)] = True
+    written: list[int] = []
+    guesses: list[int] = []
+    logits, ended = segment.logits, False
+    while True:
+        found = [int(i) for i in logits.argmax(-1)]
+        true = next((i for i, guess in enumerate(guesses) if found[i] != guess), len(guesses))
+        new = found[: true + 1]
+        end = next((i for i, token in enumerate(new) if token in end_ids), None)
+        ended = end is not None and len(written) + end < limit
+        new = new[:end][: limit - len(written)]
+        written += new
+        lookup.extend(new)
+        if ended or len(written) == limit:
+            drafts.remember(written)
+            return written, ended
+        # All that was written is in the cache but for the last token, which no step has read yet.
+        for layer in cache.layers:
+            layer.cut(segment.length + len(written) - 1)
+        guesses = lookup.guess()[: limit - len(written)]
+        row = [written[-1], *guesses]
+        own = torch.ones(len(row), len(written) - 1 + len(row), dtype=torch.bool).tril(len(written) - 1)
+        mask = torch.cat([before.expand(len(row), -1), own], dim=1)
+        first = segment.positions[0] + len(written) - 1
+        logits = step(row, torch.arange(first, first + len(row))[None], mask, cache)
 
 
 def _begin(segments: Sequence[Segment], room: int, temperature: float) -> list[_Going]:
@@ -146,6 +191,11 @@ class _Buffer(DynamicLayer):
         self._used = end
         self._show()
         return self.keys, self.values
+
+    def cut(self, length: int) -> None:
+        """Forget what was written beyond a length."""
+        self._used = length
+        self._show()
 
     def _show(self) -> None:
         self.keys, self.values = (buffer[..., : self._used, :] for buffer in self._all)

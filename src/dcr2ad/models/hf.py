@@ -23,9 +23,13 @@ from dcr2ad.errors import Dcr2adError
 from dcr2ad.models.adapters import MARKER, adapter_of, merge_for_inference, read_trained
 from dcr2ad.models.base import ModelInfo
 from dcr2ad.models.prefix import PrefixRunner
+from dcr2ad.models.search import TrieSearch
 from dcr2ad.models.shipped import adapter_folder, is_nano
 from dcr2ad.models.vlm import TokenizedPrompt, VisionLanguageModel, cpu_has_bfloat16
 from dcr2ad.types import Completion, OptionScores, Prompt, Sampling
+
+KEPT_OPTIONS = 4096
+"""Continuations whose token ids are kept."""
 
 
 class HFModel:
@@ -42,6 +46,7 @@ class HFModel:
         self._name = name
         self._digest = digest
         self.runner = PrefixRunner(vlm)
+        self._ids: dict[str, list[int]] = {}
 
     @classmethod
     def open(cls, spec: str, *, precision: Literal["fp32", "auto"] = "fp32") -> HFModel:
@@ -111,11 +116,36 @@ class HFModel:
             ImageError: an image cannot be used.
         """
         results: list[OptionScores | None] = [None] * len(prompts)
-        ids = [[self.vlm.response_ids(option) for option in listed] for listed in options]
+        ids = [[self._spelled(option) for option in listed] for listed in options]
         for indices, tokenized in self._groups(prompts, None):
             for i, sums in zip(indices, self.runner.continuation_logprobs(tokenized, [ids[i] for i in indices]), strict=True):
                 results[i] = OptionScores(logprobs=tuple(sums), tokens=tuple(len(tokens) for tokens in ids[i]))
         return [result for result in results if result is not None]
+
+    def search(
+        self, prompts: Sequence[Prompt], options: Sequence[Sequence[str]], *, temperature: float, tolerance: float, sure: int
+    ) -> list[OptionScores]:
+        """See `dcr2ad.models.base.Searcher`.
+
+        Raises:
+            ImageError: an image cannot be used.
+        """
+        found = []
+        for prompt, listed in zip(prompts, options, strict=True):
+            ids = [self._spelled(option) for option in listed]
+            search = TrieSearch(ids, temperature=temperature, tolerance=tolerance, sure=sure)
+            self.runner.search(self.vlm.tokenize(prompt), search)
+            logprobs, left = search.result()
+            found.append(OptionScores(logprobs=tuple(logprobs), tokens=tuple(map(len, ids)), left=left))
+        return found
+
+    def _spelled(self, option: str) -> list[int]:
+        """Token ids of a continuation; the last ones are kept, since the same titles and letters are asked for every image."""
+        if option not in self._ids:
+            if len(self._ids) >= KEPT_OPTIONS:
+                self._ids.clear()
+            self._ids[option] = self.vlm.response_ids(option)
+        return self._ids[option]
 
     def _groups(
         self, prompts: Sequence[Prompt], failures: list[list[Completion]] | None

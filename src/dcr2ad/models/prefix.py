@@ -1,4 +1,4 @@
-"""Shared-prefix forwards: the beginning that prompts share is encoded once, everything after it is one packed row.
+"""Shared-prefix forwards: the beginning that prompts share is encoded once, with everything after it in one packed row.
 
 Reads tokenised prompts; returns log-probabilities or new tokens. The key-value caches of the last prefixes are kept, so that
 calls about the same images pay only for what is new. One row serves any number of continuations: a 4-D mask keeps them
@@ -7,16 +7,16 @@ apart (`dcr2ad.models.tree`). Knows nothing about questions, letters or knowledg
 
 from __future__ import annotations
 
-import copy
-from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from transformers.cache_utils import DynamicCache
 
 from dcr2ad.models.decoding import Segment, decode
+from dcr2ad.models.drafting import Drafts
+from dcr2ad.models.kept import KeptPrefixes, Key
+from dcr2ad.models.search import ROOT, TrieSearch
 from dcr2ad.models.tree import TokenTree, common_prefix
 from dcr2ad.models.vlm import TokenizedPrompt, VisionLanguageModel
 
@@ -26,11 +26,10 @@ MAX_CACHED = 1500
 """Tokens of prompts behind which sequences are decoded together; a group more may begin while there are fewer."""
 MAX_SEQUENCES = 24
 """Sequences decoded together, likewise."""
-
-PREFIX_BYTES = 256 * 1024 * 1024
-"""Keys and values of prefixes kept at most: those of the images that are being asked about."""
-
-Key = tuple[int, str]
+MERGED = 512
+"""New tokens of a prefix up to which it goes into one forward with what follows it; a longer one goes first, without a mask."""
+ROWS = 32
+"""Rows of logits whose normalisers are computed at a time: what a processor's cache holds."""
 
 
 class PrefixRunner:
@@ -42,14 +41,14 @@ class PrefixRunner:
 
     def __init__(self, vlm: VisionLanguageModel) -> None:
         self._vlm = vlm
-        self._keys: tuple[Key, ...] = ()
         self._cache: Any = None
-        self._kept: OrderedDict[tuple[Key, ...], Any] = OrderedDict()
+        self._kept = KeptPrefixes()
+        self._drafts = Drafts()
         self.processed_tokens = 0
 
     def reset(self) -> None:
         """Forget the cached prefixes."""
-        self._keys, self._cache = (), None
+        self._cache = None
         self._kept.clear()
 
     @torch.inference_mode()
@@ -69,19 +68,53 @@ class PrefixRunner:
         found: list[list[float]] = [[0.0] * len(listed) for listed in options]
         work = [(p, o) for p, listed in enumerate(options) for o in range(len(listed))]
         for chunk in _chunks(work, [len(keys[p]) - cut + len(options[p][o]) for p, o in work]):
-            rows = [[*keys[p][cut:], *((token, "") for token in options[p][o][:-1])] for p, o in chunk]
+            start = self._length()
+            rows = [[*keys[p][start:], *((token, "") for token in options[p][o][:-1])] for p, o in chunk]
             tree = TokenTree.build(rows)
-            tails = [len(keys[p]) - cut for p, _ in chunk]
+            tails = [len(keys[p]) - start for p, _ in chunk]
             needed = np.unique(np.concatenate([path[tail - 1 :] for path, tail in zip(tree.paths, tails, strict=True)]))
-            logits = self._forward(tree, rows, self._tree_positions(tree, [prompts[p] for p, _ in chunk], cut), needed)
-            logprobs = logits.float().log_softmax(-1)
+            logits = self._forward(tree, rows, [prompts[p] for p, _ in chunk], needed)
             slot = {int(node): index for index, node in enumerate(needed)}
-            for (p, o), path, tail in zip(chunk, tree.paths, tails, strict=True):
-                at = torch.tensor([slot[int(node)] for node in path[tail - 1 :]], device=logprobs.device)
-                tokens = torch.tensor(list(options[p][o]), device=logprobs.device)
-                found[p][o] = float(logprobs[at, tokens].sum())
-            self._crop(cut)
+            at = [slot[int(node)] for path, tail in zip(tree.paths, tails, strict=True) for node in path[tail - 1 :]]
+            values = iter(_logprobs(logits, at, [token for p, o in chunk for token in options[p][o]]))
+            for p, o in chunk:
+                found[p][o] = sum(next(values) for _ in options[p][o])
+            self._leave(keys[0][:cut])
         return found
+
+    @torch.inference_mode()
+    def search(self, prompt: TokenizedPrompt, search: TrieSearch) -> None:
+        """Read one prompt's continuations as far as a search asks for them; each token is read once.
+
+        Args:
+            prompt: the prompt.
+            search: a new search over the continuations; holds the result afterwards.
+        """
+        (keys,), cut = self._enter([prompt])
+        chain = keys[self._length() :]
+        logits = self._forward(TokenTree.build([chain]), [chain], [prompt], np.array([len(chain) - 1]))
+        self._learn(search, [ROOT], logits)
+        behind = int(self._vlm.positions(prompt.ids, prompt.images).max()) + 1
+        seen = {ROOT: np.zeros(0, dtype=np.int64)}
+        while nodes := search.choose():
+            start = self._length()
+            mask = torch.zeros(len(nodes), start + len(nodes), dtype=torch.bool)
+            mask[:, : len(keys)] = True
+            for place, node in enumerate(nodes):
+                seen[node] = np.append(seen[int(search.tree.parents[node])], start + place)
+                mask[place, torch.from_numpy(seen[node])] = True
+            axes = self._vlm.positions([0], ()).shape[0]
+            positions = torch.tensor([[behind + search.depths[node] for node in nodes]]).expand(axes, -1)
+            ids = [search.tokens[node] for node in nodes]
+            self._learn(search, nodes, self._run(ids, positions, mask, (), torch.arange(len(nodes))))
+        self._leave(keys[:cut])
+
+    def _learn(self, search: TrieSearch, nodes: Sequence[int], logits: torch.Tensor) -> None:
+        children = [search.children(node) for node in nodes]
+        at = [place for place, listed in enumerate(children) for _ in listed]
+        values = iter(_logprobs(logits, at, [search.tokens[child] for listed in children for child in listed]))
+        for node, listed in zip(nodes, children, strict=True):
+            search.learn(node, [next(values) for _ in listed])
 
     @torch.inference_mode()
     def generate(
@@ -109,7 +142,8 @@ class PrefixRunner:
         waiting: list[Segment] = []
 
         def flush() -> None:
-            written = iter(decode(waiting, self._step, max_new_tokens=max_new_tokens, end_ids=end_ids, temperature=temperature))
+            limits: dict[str, Any] = {"max_new_tokens": max_new_tokens, "end_ids": end_ids, "temperature": temperature}
+            written = iter(decode(waiting, self._step, **limits, drafts=self._drafts))
             results.extend([next(written) for _ in segment.seen] for segment in waiting)
             waiting.clear()
 
@@ -124,21 +158,23 @@ class PrefixRunner:
     def _segment(self, prompts: Sequence[TokenizedPrompt], seeds: Sequence[int]) -> Segment:
         """Read a group's prompts; what is needed to decode behind them."""
         keys, cut = self._enter(prompts)
-        rows = [list(k[cut:]) for k in keys]
+        start = self._length()
+        rows = [list(k[start:]) for k in keys]
         tree = TokenTree.build(rows)
         last, owner = np.unique([path[-1] for path in tree.paths], return_inverse=True)
-        positions = self._tree_positions(tree, prompts, cut)
-        logits = self._forward(tree, rows, positions, last)[torch.from_numpy(owner)]
+        positions = self._tree_positions(tree, prompts, start)
+        logits = self._forward(tree, rows, prompts, last)[torch.from_numpy(owner)]
         # Crop and later updates make new tensors, so these stay as they are.
         layers = [(layer.keys, layer.values) for layer in self._cache.layers]
-        self._crop(cut)
-        before = list(range(cut))
+        self._leave(keys[0][:cut])
+        before = list(range(start))
         return Segment(
             layers=layers,
-            seen=[[*before, *(cut + int(node) for node in path)] for path in tree.paths],
+            seen=[[*before, *(start + int(node) for node in path)] for path in tree.paths],
             positions=[int(positions[:, path[-1]].max()) + 1 for path in tree.paths],
             logits=logits,
             seeds=list(seeds),
+            texts=[[token for token, image in k if not image] for k in keys],
         )
 
     def _step(self, ids: list[int], positions: torch.Tensor, mask: torch.Tensor, cache: Any) -> torch.Tensor:
@@ -151,46 +187,32 @@ class PrefixRunner:
             self._cache = kept
 
     def _enter(self, prompts: Sequence[TokenizedPrompt]) -> tuple[list[tuple[Key, ...]], int]:
-        """Make the cache hold what all prompts share (less one token each); returns keys and the prefix length."""
+        """Begin from what is kept; returns keys, and how many tokens all prompts share (less one token each).
+
+        What the cache lacks of them is read by the next forward, at the head of its row, or here where it is much.
+        """
         keys = [prompt.keys(self._vlm.image_token_id) for prompt in prompts]
         cut = min(common_prefix(keys), min(len(k) for k in keys) - 1)
         spans = prompts[0].image_spans(self._vlm.image_token_id)
         if spans and cut < spans[-1][1]:
             raise ValueError("prompts of one group must show the same images before their texts differ")
         wanted = keys[0][:cut]
-        have = self._recall(wanted, spans)
-        if have < cut:
-            images = [path for path, (start, _) in zip(prompts[0].images, spans, strict=True) if start >= have]
+        have, self._cache = self._kept.longest(wanted, spans)
+        if cut - have > MERGED:
             positions = self._vlm.positions(prompts[0].ids, prompts[0].images)[:, have:cut]
             mask = torch.ones(cut - have, cut, dtype=torch.bool).tril(have) if have else None
-            self._run([key[0] for key in wanted[have:]], positions, mask, images, torch.tensor([cut - have - 1]))
-        self._keys = wanted
-        self._keep()
+            ids = [key[0] for key in wanted[have:]]
+            self._run(ids, positions, mask, _beginning_after(prompts[0], spans, have), torch.tensor([cut - have - 1]))
+            self._leave(wanted)
         return keys, cut
 
-    def _recall(self, wanted: tuple[Key, ...], spans: Sequence[tuple[int, int]]) -> int:
-        """Begin from the kept prefix that shares most with the wanted one; returns how many tokens that are."""
-        shared = {known: common_prefix([known, wanted]) for known in self._kept}
-        best = max(shared, key=lambda known: shared[known], default=())
-        have = shared.get(best, 0)
-        # An image is encoded whole or not at all.
-        have = next((start for start, end in spans if start < have < end), have)
-        self._keys, self._cache = wanted[:have], None
-        if have:
-            self._kept.move_to_end(best)
-            self._cache = DynamicCache()
-            self._cache.layers = [_beginning(layer, have) for layer in self._kept[best].layers]
-        return have
-
-    def _keep(self) -> None:
-        """Keep the prefix as it stands; the least recently used ones go when they take too much room."""
-        kept = DynamicCache()
-        kept.layers = [_beginning(layer, len(self._keys)) for layer in self._cache.layers]
-        self._kept[self._keys] = kept
-        self._kept.move_to_end(self._keys)
-        token = sum(layer.keys[..., :1, :].nbytes + layer.values[..., :1, :].nbytes for layer in kept.layers)
-        while len(self._kept) > 1 and token * sum(map(len, self._kept)) > PREFIX_BYTES:
-            self._kept.popitem(last=False)
+    def _leave(self, wanted: tuple[Key, ...]) -> None:
+        """Cut the cache back to a prefix, and keep that."""
+        surplus = self._length() - len(wanted)
+        if surplus > 0:
+            self._cache.crop(-surplus)
+        if wanted not in self._kept:
+            self._kept.keep(wanted, self._cache)
 
     def _tree_positions(self, tree: TokenTree, prompts: Sequence[TokenizedPrompt], cut: int) -> torch.Tensor:
         """Positions of the nodes, shape ``(axes, T)``: each path continues its own prompt's positions."""
@@ -207,10 +229,14 @@ class PrefixRunner:
         return positions
 
     def _forward(
-        self, tree: TokenTree, rows: Sequence[Sequence[Key]], positions: torch.Tensor, needed: np.ndarray
+        self, tree: TokenTree, rows: Sequence[Sequence[Key]], prompts: Sequence[TokenizedPrompt], needed: np.ndarray
     ) -> torch.Tensor:
+        """Logits at the needed nodes of a tree whose row `i` continues prompt `i` from where the cache ends."""
+        start = self._length()
+        images = _beginning_after(prompts[0], prompts[0].image_spans(self._vlm.image_token_id), start)
         ids = [rows[number][index][0] for number, index in tree.first]
-        return self._run(ids, positions, tree.mask(self._length()), (), torch.from_numpy(needed))
+        positions = self._tree_positions(tree, prompts, start)
+        return self._run(ids, positions, tree.mask(start), images, torch.from_numpy(needed))
 
     def _run(
         self,
@@ -239,18 +265,17 @@ class PrefixRunner:
     def _length(self) -> int:
         return 0 if self._cache is None else int(self._cache.get_seq_length())
 
-    def _crop(self, length: int) -> None:
-        surplus = self._length() - length
-        if surplus > 0:
-            self._cache.crop(-surplus)
-        self._keys = self._keys[:length]
+
+def _logprobs(logits: torch.Tensor, rows: Sequence[int], tokens: Sequence[int]) -> list[float]:
+    """Log-probabilities of tokens, each at a row of logits; in float32, a few rows at a time, so that no copy is kept."""
+    norms = torch.cat([some.float().logsumexp(-1) for some in logits.split(ROWS)])
+    at = torch.tensor(rows, device=logits.device)
+    return (logits[at, torch.tensor(tokens, device=logits.device)].float() - norms[at]).tolist()
 
 
-def _beginning(layer: Any, length: int) -> Any:
-    """The first tokens of a cache layer, as a layer of its own; updates make new tensors, so nothing is copied here."""
-    begun = copy.copy(layer)
-    begun.keys, begun.values = layer.keys[..., :length, :], layer.values[..., :length, :]
-    return begun
+def _beginning_after(prompt: TokenizedPrompt, spans: Sequence[tuple[int, int]], start: int) -> list[str]:
+    """Images of a prompt whose tokens begin at or after a place."""
+    return [path for path, (begin, _) in zip(prompt.images, spans, strict=True) if begin >= start]
 
 
 def _chunks(work: list[tuple[int, int]], sizes: list[int]) -> list[list[tuple[int, int]]]:

@@ -75,10 +75,13 @@ class TokenTree:
 
 
 def common_prefix(sequences: Sequence[Sequence[Hashable]]) -> int:
-    """Length of the longest beginning that all sequences share."""
-    shortest = min(len(sequence) for sequence in sequences)
+    """Length of the longest beginning that all sequences share; by halving, so that slices are compared and not tokens."""
     head = sequences[0]
-    for index in range(shortest):
-        if any(sequence[index] != head[index] for sequence in sequences):
-            return index
-    return shortest
+    low, high = 0, min(len(sequence) for sequence in sequences)
+    while low < high:
+        middle = (low + high + 1) // 2
+        if all(sequence[low:middle] == head[low:middle] for sequence in sequences[1:]):
+            low = middle
+        else:
+            high = middle - 1
+    return low

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import re
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,8 +18,9 @@ from typing import Any
 
 import torch
 
+from dcr2ad.caches import ByteCache
 from dcr2ad.errors import ModelError
-from dcr2ad.images import load_image
+from dcr2ad.images import file_key, load_image
 from dcr2ad.types import ImagePart, Prompt, TextPart
 
 _TAG_EDGES = re.compile(r"(</?(?:knowledge|think|answer)>)")
@@ -56,34 +56,6 @@ class TokenizedPrompt:
             spans.append((places[used], places[used + count - 1] + 1))
             used += count
         return spans
-
-
-class ByteCache:
-    """Least-recently-used cache of tensors, bounded by bytes."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._size = 0
-        self._items: OrderedDict[Any, tuple[Any, int]] = OrderedDict()
-
-    def get(self, key: Any) -> Any | None:
-        """The value under a key, or None."""
-        if key not in self._items:
-            return None
-        self._items.move_to_end(key)
-        return self._items[key][0]
-
-    def put(self, key: Any, value: Any, size: int) -> None:
-        """Keep a value of `size` bytes; the oldest ones go."""
-        self._items[key] = (value, size)
-        self._size += size
-        while self._size > self._limit and len(self._items) > 1:
-            self._size -= self._items.popitem(last=False)[1][1]
-
-    def clear(self) -> None:
-        """Forget everything."""
-        self._items.clear()
-        self._size = 0
 
 
 class VisionLanguageModel:
@@ -195,7 +167,7 @@ class VisionLanguageModel:
 
     def image_tokens(self, path: str) -> int:
         """How many tokens an image takes."""
-        key = _file_key(path)
+        key = file_key(path)
         if key not in self._counts:
             self.pixel_inputs(path)
         return self._counts[key]
@@ -206,7 +178,7 @@ class VisionLanguageModel:
         Raises:
             ImageError: the image cannot be used.
         """
-        key = _file_key(path)
+        key = file_key(path)
         found = self._pixels.get(key)
         if found is None:
             batch = self.processor(images=[load_image(path)], text=[self.image_token], return_tensors="pt")
@@ -217,7 +189,7 @@ class VisionLanguageModel:
 
     def image_features(self, path: str) -> torch.Tensor:
         """Features of one image as the language model sees them, shape ``(tokens, hidden)``; cached, without gradient."""
-        key = _file_key(path)
+        key = file_key(path)
         found = self._features.get(key)
         if found is None:
             pixels = {name: value.to(self.device) for name, value in self.pixel_inputs(path).items()}
@@ -299,13 +271,3 @@ def load_processor(folder: Path) -> Any:
     if not hasattr(processor, "image_processor"):
         raise ModelError(f"{folder} has no image processor", "Use a vision-language model")
     return processor
-
-
-def _file_key(path: str) -> tuple[str, int, int]:
-    """Identity of a file's content, without reading it: a changed file has another key."""
-    try:
-        status = Path(path).stat()
-    except OSError:
-        load_image(path)
-        raise
-    return (str(path), status.st_mtime_ns, status.st_size)

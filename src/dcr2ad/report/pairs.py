@@ -5,6 +5,7 @@ Reads `PreferencePair`s and the knowledge base; returns HTML. Knows nothing abou
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,7 +25,9 @@ def render_pairs(pairs: Sequence[PreferencePair], knowledge_base: KnowledgeBase,
     """The page; at most `shown` pairs, spread evenly over all."""
     step = max(1, -(-len(pairs) // shown))
     items = [_item(pair, knowledge_base) for pair in pairs[::step]]
-    return render("pairs.html.j2", title="Preference pairs", total=len(pairs), items=items, letters=LETTERS)
+    counts = Counter(pair.wrong_kind for pair in pairs if pair.wrong_kind)
+    kinds = ", ".join(f"{kind} {count}" for kind, count in counts.most_common())
+    return render("pairs.html.j2", title="Preference pairs", total=len(pairs), items=items, letters=LETTERS, kinds=kinds)
 
 
 def _item(pair: PreferencePair, knowledge_base: KnowledgeBase) -> dict[str, Any]:

@@ -73,17 +73,17 @@ def compare_contexts(
         expert=routed.expert,
     )
     try:
-        wrong, why = choose_wrong_key(sample, key, base, seed=seed, ranking=ranking)
+        wrong = choose_wrong_key(sample, key, base, seed=seed, ranking=ranking)
     except IndexError:
         raise InputError("the knowledge base holds no entry that deceives", "Use a base with more entries") from None
-    under(f"oracle:{wrong}")
+    under(f"oracle:{wrong.key}")
     return Comparison(
         diagnoses=tuple(made),
         right_key=key,
         right_known=right is not None,
-        wrong_key=wrong,
-        wrong_reason=why,
-        trust=_trust(diagnoser, sample, (key, wrong)),
+        wrong_key=wrong.key,
+        wrong_reason=wrong.reason,
+        trust=_trust(diagnoser, sample, (key, wrong.key)),
     )
 
 

@@ -8,19 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from dcr2ad.artifacts import RecordWriter, StageFolder, read_records
 from dcr2ad.errors import InputError
 from dcr2ad.images import content_digest
 from dcr2ad.knowledge.agnostic import name_object
-from dcr2ad.types import (
-    Diagnosis,
-    Record,
-)
-
-if TYPE_CHECKING:
-    pass
 from dcr2ad.stages.diagnose_answers import (
     answer_own_question,
     describe,
@@ -31,6 +23,10 @@ from dcr2ad.stages.diagnose_answers import (
     selected_entry,
 )
 from dcr2ad.stages.diagnose_case import Diagnoser, check_context, check_images, check_question, make_case, make_sample
+from dcr2ad.types import (
+    Diagnosis,
+    Record,
+)
 
 __all__ = ["Diagnoser", "FailedImage", "check_context", "check_question", "diagnose", "diagnose_folder"]
 
@@ -142,7 +138,7 @@ def diagnose_folder(
         "model": diagnoser.model.info.digest,
         "knowledge": diagnoser.knowledge_base.digest,
         "context": diagnoser.context,
-        "routing": f"{diagnoser.routing} {diagnoser.orders}",
+        "routing": f"{diagnoser.routing} {diagnoser.orders} {diagnoser.tolerance:g}",
         "expert": diagnoser.expert is not None,
         "object": object_name,
         "question": question,

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from dcr2ad.errors import InputError, ModelError
 from dcr2ad.knowledge.agnostic import name_object
@@ -26,6 +25,7 @@ from dcr2ad.prompts import (
     tone_words,
 )
 from dcr2ad.reasoning import write_responses
+from dcr2ad.stages.diagnose_case import Case, Diagnoser
 from dcr2ad.types import (
     Completion,
     KnowledgeEntry,
@@ -38,10 +38,6 @@ from dcr2ad.types import (
     Trajectory,
     Unparsed,
 )
-
-if TYPE_CHECKING:
-    pass
-from dcr2ad.stages.diagnose_case import Case, Diagnoser
 
 
 def read_verdict(diagnoser: Diagnoser, case: Case, notes: list[str]) -> tuple[str, Trajectory | None, float]:

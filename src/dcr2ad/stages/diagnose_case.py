@@ -20,7 +20,7 @@ from dcr2ad.prompts import (
     detection_question,
 )
 from dcr2ad.report.overlay import encode_map
-from dcr2ad.routing import rank_titles, route_sample
+from dcr2ad.routing import QUICK, rank_titles, route_sample
 from dcr2ad.types import (
     KnowledgeEntry,
     RankedEntry,
@@ -47,6 +47,7 @@ class Diagnoser:
         max_new_tokens: limit of a response.
         routing: how a routed context is ranked.
         orders: orders of a listing that the ranking is averaged over.
+        tolerance: probability, at most, of entries that recall leaves unread; 0 reads all (`dcr2ad.routing.route`).
     """
 
     model: ChatModel
@@ -56,6 +57,7 @@ class Diagnoser:
     max_new_tokens: int = 160
     routing: RouteMode = "hybrid"
     orders: int = 1
+    tolerance: float = QUICK
 
     def __post_init__(self) -> None:
         check_context(self.context, self.knowledge_base)
@@ -150,7 +152,15 @@ def make_case(diagnoser: Diagnoser, sample: Sample) -> Case:
         entry = knowledge_base.get(key)
         return Case(sample, (entry,), (RankedEntry(key=entry.key, title=entry.title, probability=1.0),))
     if kind == "routed":
-        routing = route_sample(model, sample, knowledge_base, mode=diagnoser.routing, shots=shots, orders=diagnoser.orders)
+        routing = route_sample(
+            model,
+            sample,
+            knowledge_base,
+            mode=diagnoser.routing,
+            shots=shots,
+            orders=diagnoser.orders,
+            tolerance=diagnoser.tolerance,
+        )
         return Case(sample, tuple(knowledge_base.get(k) for k in routing.listed), routing.ranking, routing.note)
     entries = knowledge_base.category(sample.object)
     if model.info.backend == "openai":

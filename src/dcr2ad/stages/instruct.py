@@ -346,7 +346,7 @@ class _Build:
         provenance = {**question.provenance, "teacher": who, **({"tries": str(tries)} if tries > 1 else {})}
         update: dict[str, Any] = {"response": response, "provenance": provenance}
         if listed and key:
-            wrong, _ = choose_wrong_key(question.sample, key, self._base, seed=self._seed)
+            wrong = choose_wrong_key(question.sample, key, self._base, seed=self._seed).key
             update["candidates"] = candidates_for(key, wrong, question.sample, self._base, count=LISTED, seed=self._seed)
         return question.model_copy(update=update)
 

@@ -8,6 +8,7 @@ path differs), each conclusion follows from its own entry, and the lengths are a
 
 from __future__ import annotations
 
+import statistics
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any
 from dcr2ad.artifacts import RecordWriter, StageFolder, digest_json, read_records
 from dcr2ad.blind import read_pairs
 from dcr2ad.config import SynthesizeSettings
-from dcr2ad.deception import candidates_for, choose_wrong_key, holds_too
+from dcr2ad.deception import OPTION, Deception, candidates_for, choose_wrong_key, holds_too
 from dcr2ad.knowledge.base import KnowledgeBase
 from dcr2ad.models.base import ChatModel
 from dcr2ad.parsing import parse_response, write_response
@@ -47,8 +48,9 @@ def synthesize_pairs(
     finds plausible are among the deceptive ones.
 
     Returns:
-        counts: questions, pairs (by kind, by why k_l deceives, by sub-task), dropped by reason; where in the list the right
-        entry stood, mean lengths, and ``told_by_text``: how often a reader of the texts alone tells chosen from rejected.
+        counts: questions, pairs (by kind, by why k_l deceives and how strongly, by sub-task), dropped by reason; where in the
+        list the right entry stood, mean lengths, and ``told_by_text``: how often a reader of the texts alone tells chosen from
+        rejected.
 
     Raises:
         RunError: `out` holds pairs made from other questions or settings.
@@ -102,7 +104,7 @@ def make_pair(
     chosen_wrong = _wrong(question, right, knowledge_base, seed, ranking)
     if chosen_wrong is None:
         return "no deceptive entry leads to an option of the question"
-    wrong, why, answer = chosen_wrong
+    wrong, deception, answer = chosen_wrong
     listed = candidates_for(right_key, wrong.key, question.sample, knowledge_base, count=settings.candidates, seed=seed)
     asked = question.model_copy(update={"candidates": listed, "response": None})
     pair = PreferencePair(
@@ -110,7 +112,9 @@ def make_pair(
         question=asked,
         right_key=right_key,
         wrong_key=wrong.key,
-        wrong_reason=why,
+        wrong_reason=deception.reason,
+        wrong_kind=deception.kind,
+        wrong_strength=deception.strength,
         chosen=teacher.write_under(right, asked, asked.answer),
         rejected=teacher.write_under(wrong, asked, answer),
         kind="path" if answer == asked.answer else "answer",
@@ -152,30 +156,39 @@ def _wrong(
     knowledge_base: KnowledgeBase,
     seed: int,
     ranking: Sequence[RankedEntry],
-) -> tuple[KnowledgeEntry, str, int] | None:
+) -> tuple[KnowledgeEntry, Deception, int] | None:
     """A deceptive entry that leads to an option; one that leads to another answer is preferred over one that does not."""
     fallback = None
     for attempt in range(TRIES):
         drawn = seed * TRIES + attempt
-        key, why = choose_wrong_key(question.sample, right.key, knowledge_base, seed=drawn, ranking=ranking)
-        entry = knowledge_base.get(key)
+        deception = choose_wrong_key(question.sample, right.key, knowledge_base, seed=drawn, ranking=ranking)
+        entry = knowledge_base.get(deception.key)
         answer = answer_under(entry, question)
         if answer is None:
             continue
         if answer != question.answer:
-            return entry, why, answer
-        fallback = fallback or (entry, why, answer)
+            return entry, deception, answer
+        fallback = fallback or (entry, deception, answer)
     for key in question.provenance.get("keys", "").split():
         if key in knowledge_base and not holds_too(knowledge_base.get(key), right, question.sample.defect):
             entry = knowledge_base.get(key)
             answer = answer_under(entry, question)
             if answer is not None and answer != question.answer:
-                return entry, "wrong option of the question", answer
+                return entry, Deception(key, OPTION, f"{OPTION}: {question.options[answer]}"), answer
     return fallback
 
 
 def _length(trajectory: Trajectory) -> int:
     return len(write_response(trajectory))
+
+
+def _strengths(pairs: Sequence[PreferencePair]) -> dict[str, float]:
+    """By kind of deception that has a strength (probability, similarity) its median."""
+    found: dict[str, list[float]] = {}
+    for pair in pairs:
+        if pair.wrong_strength is not None:
+            found.setdefault(pair.wrong_kind, []).append(pair.wrong_strength)
+    return {kind: round(statistics.median(values), 3) for kind, values in found.items()}
 
 
 def _summary(total: int, pairs: Sequence[PreferencePair], rejected: Sequence[Rejected]) -> dict[str, Any]:
@@ -184,7 +197,8 @@ def _summary(total: int, pairs: Sequence[PreferencePair], rejected: Sequence[Rej
         "questions": total,
         "pairs": len(pairs),
         "kinds": dict(Counter(pair.kind for pair in pairs)),
-        "deception": dict(Counter(pair.wrong_reason for pair in pairs)),
+        "deception": dict(Counter(pair.wrong_kind for pair in pairs)),
+        "deception_strength": _strengths(pairs),
         "subtasks": dict(Counter(pair.question.subtask.value for pair in pairs)),
         "dropped": dict(Counter(row.reason for row in rejected)),
         "right_entry_at": dict(sorted(Counter(pair.question.candidates.index(pair.right_key) + 1 for pair in pairs).items())),
