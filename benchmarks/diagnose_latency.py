@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import resource
 import statistics
 import subprocess
@@ -75,12 +76,19 @@ class Clock:
 
 
 def cold_start(model: str, times: int) -> tuple[float, float]:
-    """Medians of seconds to import and to load, each in a process of its own."""
+    """Medians of seconds to import and to load, each in a process of its own.
+
+    One more process before them writes the bytecode that any installation keeps after its first run.
+    """
     found = []
-    for _ in range(times):
-        done = subprocess.run([sys.executable, "-c", COLD, model], capture_output=True, text=True, check=True)
-        found.append([float(word) for word in done.stdout.split()])
-    return statistics.median(row[0] for row in found), statistics.median(row[1] for row in found)
+    with tempfile.TemporaryDirectory() as folder:
+        environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+        environment["PYTHONPYCACHEPREFIX"] = folder
+        for _ in range(times + 1):
+            command = [sys.executable, "-c", COLD, model]
+            done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+            found.append([float(word) for word in done.stdout.split()])
+    return statistics.median(row[0] for row in found[1:]), statistics.median(row[1] for row in found[1:])
 
 
 def draw(folder: Path, kind: str, defect: str | None, seed: int) -> Path:
@@ -107,7 +115,8 @@ def quick(diagnoser: Any, image: Path, reference: Path, name: str) -> None:
         is_anomalous=False,
         expert=findings,
     )
-    routing = route_sample(diagnoser.model, sample, diagnoser.knowledge_base)
+    how = {"mode": diagnoser.routing, "tolerance": diagnoser.tolerance}
+    routing = route_sample(diagnoser.model, sample, diagnoser.knowledge_base, **how)
     entries = [diagnoser.knowledge_base.get(key) for key in routing.listed]
     prompt = answer_prompt(build_prompt(detection_question(sample.id, sample), entries=entries))
     letter_probabilities(diagnoser.model, [prompt], [2])
@@ -116,16 +125,18 @@ def quick(diagnoser: Any, image: Path, reference: Path, name: str) -> None:
 def measure(model: str, precision: Any, parts: int, folder: Path) -> dict[str, Any]:
     """Medians over parts: verdict with map and routed entry, the whole diagnosis, and the seconds of each piece."""
     from dcr2ad.expert import Expert
+    from dcr2ad.kinds import gallery_beside
     from dcr2ad.knowledge.base import KnowledgeBase
     from dcr2ad.models.base import open_model
     from dcr2ad.stages.diagnose import Diagnoser, diagnose
 
     opened: Any = open_model(model, precision=precision)
-    diagnoser = Diagnoser(opened, KnowledgeBase.builtin(), Expert())
+    diagnoser = Diagnoser(opened, KnowledgeBase.builtin(), Expert(gallery=gallery_beside(model)))
     clock = Clock()
     clock.wrap(diagnoser.expert, "inspect", "visual expert")
     clock.wrap(opened.vlm, "image_features", "image features")
-    clock.wrap(opened, "score", "scoring: routing and answers")
+    clock.wrap(opened, "search", "routing: search over the base")
+    clock.wrap(opened, "score", "scoring: the listed entries, and answers")
     clock.wrap(opened, "generate", "writing: path and reasoning")
     verdicts, wholes, pieces, work = [], [], [], []
     kinds = KINDS[:parts]

@@ -23,7 +23,7 @@ from dcr2ad.errors import Dcr2adError
 from dcr2ad.models.adapters import MARKER, adapter_of, merge_for_inference, read_trained
 from dcr2ad.models.base import ModelInfo
 from dcr2ad.models.prefix import PrefixRunner
-from dcr2ad.models.search import TrieSearch
+from dcr2ad.models.search import Trie, TrieSearch
 from dcr2ad.models.shipped import adapter_folder, is_nano
 from dcr2ad.models.vlm import TokenizedPrompt, VisionLanguageModel, cpu_has_bfloat16
 from dcr2ad.types import Completion, OptionScores, Prompt, Sampling
@@ -47,6 +47,7 @@ class HFModel:
         self._digest = digest
         self.runner = PrefixRunner(vlm)
         self._ids: dict[str, list[int]] = {}
+        self._last_trie: tuple[tuple[str, ...], Trie] | None = None
 
     @classmethod
     def open(cls, spec: str, *, precision: Literal["fp32", "auto"] = "fp32") -> HFModel:
@@ -132,12 +133,18 @@ class HFModel:
         """
         found = []
         for prompt, listed in zip(prompts, options, strict=True):
-            ids = [self._spelled(option) for option in listed]
-            search = TrieSearch(ids, temperature=temperature, tolerance=tolerance, sure=sure)
+            search = TrieSearch(self._trie(tuple(listed)), temperature=temperature, tolerance=tolerance, sure=sure)
             self.runner.search(self.vlm.tokenize(prompt), search)
             logprobs, left = search.result()
-            found.append(OptionScores(logprobs=tuple(logprobs), tokens=tuple(map(len, ids)), left=left))
+            tokens = tuple(search.trie.lengths.tolist())
+            found.append(OptionScores(logprobs=tuple(logprobs), tokens=tokens, left=left))
         return found
+
+    def _trie(self, options: tuple[str, ...]) -> Trie:
+        """The trie of continuations; that of the last ones is kept, with what searches over it learnt."""
+        if self._last_trie is None or self._last_trie[0] != options:
+            self._last_trie = (options, Trie([self._spelled(option) for option in options]))
+        return self._last_trie[1]
 
     def _spelled(self, option: str) -> list[int]:
         """Token ids of a continuation; the last ones are kept, since the same titles and letters are asked for every image."""

@@ -84,35 +84,34 @@ class PrefixRunner:
 
     @torch.inference_mode()
     def search(self, prompt: TokenizedPrompt, search: TrieSearch) -> None:
-        """Read one prompt's continuations as far as a search asks for them; each token is read once.
-
-        Args:
-            prompt: the prompt.
-            search: a new search over the continuations; holds the result afterwards.
-        """
+        """Read one prompt's continuations as far as a new search asks for them; it holds the result afterwards."""
         (keys,), cut = self._enter([prompt])
-        chain = keys[self._length() :]
-        logits = self._forward(TokenTree.build([chain]), [chain], [prompt], np.array([len(chain) - 1]))
-        self._learn(search, [ROOT], logits)
+        trie, start = search.trie, self._length()
+        chain = keys[start:]
+        rows: dict[int, tuple[Key, ...]] = {ROOT: chain}
+        for node in trie.hot:
+            rows[node] = (*rows[int(trie.tree.parents[node])], (trie.tokens[node], ""))
+        tree = TokenTree.build(list(rows.values()))
+        ends = np.array([path[-1] for path in tree.paths])
+        self._learn(search, list(rows), self._forward(tree, list(rows.values()), [prompt] * len(rows), ends))
+        seen = {node: start + path[len(chain) :] for node, path in zip(rows, tree.paths, strict=True)}
         behind = int(self._vlm.positions(prompt.ids, prompt.images).max()) + 1
-        seen = {ROOT: np.zeros(0, dtype=np.int64)}
         while nodes := search.choose():
             start = self._length()
             mask = torch.zeros(len(nodes), start + len(nodes), dtype=torch.bool)
             mask[:, : len(keys)] = True
             for place, node in enumerate(nodes):
-                seen[node] = np.append(seen[int(search.tree.parents[node])], start + place)
+                seen[node] = np.append(seen[int(trie.tree.parents[node])], start + place)
                 mask[place, torch.from_numpy(seen[node])] = True
-            axes = self._vlm.positions([0], ()).shape[0]
-            positions = torch.tensor([[behind + search.depths[node] for node in nodes]]).expand(axes, -1)
-            ids = [search.tokens[node] for node in nodes]
-            self._learn(search, nodes, self._run(ids, positions, mask, (), torch.arange(len(nodes))))
+            positions = torch.tensor([[behind + trie.depths[node] for node in nodes]])
+            self._learn(search, nodes, self._step([trie.tokens[node] for node in nodes], positions, mask, self._cache))
+        trie.remember(search.needed())
         self._leave(keys[:cut])
 
     def _learn(self, search: TrieSearch, nodes: Sequence[int], logits: torch.Tensor) -> None:
-        children = [search.children(node) for node in nodes]
+        children = [search.trie.children[node] for node in nodes]
         at = [place for place, listed in enumerate(children) for _ in listed]
-        values = iter(_logprobs(logits, at, [search.tokens[child] for listed in children for child in listed]))
+        values = iter(_logprobs(logits, at, [search.trie.tokens[child] for listed in children for child in listed]))
         for node, listed in zip(nodes, children, strict=True):
             search.learn(node, [next(values) for _ in listed])
 
@@ -178,7 +177,7 @@ class PrefixRunner:
         )
 
     def _step(self, ids: list[int], positions: torch.Tensor, mask: torch.Tensor, cache: Any) -> torch.Tensor:
-        """One more token of every sequence, in one forward behind a cache of their own."""
+        """Further tokens, at positions that are the same on all axes, in one forward behind a cache; logits of each."""
         axes = self._vlm.positions([0], ()).shape[0]
         kept, self._cache = self._cache, cache
         try:

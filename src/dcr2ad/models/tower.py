@@ -77,7 +77,9 @@ class _Embeddings(nn.Module):
         first, rest = self.position_embeddings[:, :1], self.position_embeddings[:, 1:]
         grid = rest.view(1, side, side, -1).permute(0, 3, 1, 2)
         if (rows, columns) != (side, side):
-            grid = functional.interpolate(grid, size=(rows, columns), mode="bicubic", align_corners=False)
+            grid = functional.interpolate(grid.float(), size=(rows, columns), mode="bicubic", align_corners=False).to(
+                grid.dtype
+            )
         return torch.cat([first, grid.flatten(2).transpose(1, 2)], dim=1)
 
 
@@ -107,20 +109,21 @@ class VisionTower(nn.Module):
         """Patch features after some blocks.
 
         Args:
-            pixels: normalised images, float32, ``(count, 3, height, width)``, both sides multiples of `PATCH`.
+            pixels: normalised images, ``(count, 3, height, width)``, both sides multiples of `PATCH`; computed in the type of
+                the weights.
             layers: blocks to return, 1 = after the first; no block above the highest is computed.
 
         Returns:
             float32, ``(count, len(layers), height / 14, width / 14, 384)``, without the class token.
         """
         rows, columns = pixels.shape[2] // PATCH, pixels.shape[3] // PATCH
-        tokens = self.embeddings(pixels)
+        tokens = self.embeddings(pixels.to(self.embeddings.cls_token.dtype))
         kept = {}
         for number, block in enumerate(self.encoder.layer[: max(layers)], 1):
             tokens = block(tokens)
             if number in layers:
                 kept[number] = tokens[:, 1:].unflatten(1, (rows, columns))
-        return torch.stack([kept[layer] for layer in layers], dim=1)
+        return torch.stack([kept[layer] for layer in layers], dim=1).float()
 
 
 def load_vision_tower(folder: Path) -> VisionTower:
