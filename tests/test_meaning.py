@@ -6,12 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from dcr2ad import meaning
 from dcr2ad.cli import app
 from dcr2ad.errors import ModelError
 from dcr2ad.knowledge import KnowledgeBase
+from dcr2ad.models.sentence import MOST_TOKENS, SentenceEncoder
 
 needs_extra = pytest.mark.skipif(meaning.model_folder() is None, reason="the extra dcr2ad[search] is not installed")
 
@@ -22,10 +24,10 @@ def base() -> KnowledgeBase:
 
 
 @pytest.fixture(scope="module")
-def encoder() -> meaning.SentenceEncoder:
+def encoder() -> SentenceEncoder:
     folder = meaning.model_folder()
     assert folder is not None
-    return meaning.SentenceEncoder(folder)
+    return SentenceEncoder(folder)
 
 
 def test_without_the_extra_words_decide_and_it_is_said(monkeypatch: pytest.MonkeyPatch, base: KnowledgeBase) -> None:
@@ -38,20 +40,40 @@ def test_without_the_extra_words_decide_and_it_is_said(monkeypatch: pytest.Monke
 def test_a_damaged_model_is_named(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text("{")
     with pytest.raises(ModelError, match="cannot be read"):
-        meaning.SentenceEncoder(tmp_path)
+        SentenceEncoder(tmp_path)
 
 
 @needs_extra
-def test_a_text_means_the_same_alone_and_among_others(encoder: meaning.SentenceEncoder) -> None:
+def test_a_text_means_the_same_alone_and_among_others(encoder: SentenceEncoder) -> None:
     texts = ["a scratch", "a much longer text about a torn wrap with visible content", ""]
     together = encoder.encode(texts)
-    assert together.shape == (3, meaning.WIDTH)
+    assert together.shape == (3, encoder.width)
     np.testing.assert_allclose(np.linalg.norm(together, axis=1), 1, atol=1e-5)
-    np.testing.assert_allclose(together, np.concatenate([encoder.encode([text]) for text in texts]), atol=1e-5)
+    np.testing.assert_array_equal(together, np.concatenate([encoder.encode([text]) for text in texts]))
 
 
 @needs_extra
-def test_meaning_is_found_without_a_shared_word(base: KnowledgeBase, encoder: meaning.SentenceEncoder, tmp_path: Path) -> None:
+def test_the_light_encoder_equals_transformers_own(encoder: SentenceEncoder) -> None:
+    from tokenizers import Tokenizer
+    from transformers import BertModel
+
+    folder = meaning.model_folder()
+    assert folder is not None
+    model, tokenizer = BertModel.from_pretrained(folder).eval(), Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(MOST_TOKENS)
+    exact = SentenceEncoder(folder, dtype=torch.float32)
+    for text in ("a scratch", "brown powdery patches near an edge that spread along scratches", "word " * 400):
+        ids = torch.tensor([tokenizer.encode(text).ids])
+        with torch.inference_mode():
+            mean = model(input_ids=ids).last_hidden_state[0].mean(0)
+        expected = torch.nn.functional.normalize(mean, dim=0).numpy()
+        np.testing.assert_allclose(exact.encode([text])[0], expected, atol=1e-5)
+        assert float(encoder.encode([text])[0] @ expected) > 0.999
+
+
+@needs_extra
+def test_meaning_is_found_without_a_shared_word(base: KnowledgeBase, encoder: SentenceEncoder, tmp_path: Path) -> None:
     index = meaning.MeaningIndex(base, encoder, tmp_path)
     assert "General.contamination.mould" in {entry.key for entry, _ in index.search("fungi", 3)}
     scores = [score for _, score in index.search("it is oxidised", len(base) + 1)]
@@ -60,7 +82,7 @@ def test_meaning_is_found_without_a_shared_word(base: KnowledgeBase, encoder: me
 
 @needs_extra
 def test_embeddings_are_kept_and_mended(
-    base: KnowledgeBase, encoder: meaning.SentenceEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    base: KnowledgeBase, encoder: SentenceEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small = KnowledgeBase(base.entries[:5])
     first = meaning.MeaningIndex(small, encoder, tmp_path).search("scratch")

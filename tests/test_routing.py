@@ -84,7 +84,7 @@ def test_every_kind_of_deception_occurs(tmp_path: Path) -> None:
     found = {one.kind: one for one in (choose_wrong_key(sample(tmp_path), right.key, BASE, model, s) for s in range(80))}
     assert {MODEL, LOOK_ALIKE, SIMILAR, SIBLING} <= set(found)
     # The reason holds its specifics: what sets look-alikes apart, the model's probabilities, how similar the texts are.
-    differences = {entry.key: like.difference for entry, like in BASE.look_alikes(right.key)}
+    differences = {entry.key: like.difference.rstrip(".") for entry, like in BASE.look_alikes(right.key)}
     assert found[LOOK_ALIKE].reason == f"{LOOK_ALIKE}: {differences[found[LOOK_ALIKE].key]}"
     plausible = found[MODEL]
     ranking = route_sample(model, sample(tmp_path), BASE, mode="recall").ranking

