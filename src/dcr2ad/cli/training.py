@@ -114,6 +114,32 @@ def run(
 
 
 @app.command()
+def adapt(
+    photographs: Annotated[Path, typer.Argument(help="Folder of good photographs of one line.")],
+    out: Out = Path("runs/adapt"),
+    model: Model = "nano",
+    bench: Annotated[Path | None, typer.Option(help="Labelled photographs, or a questions.jsonl, to measure on.")] = None,
+    object_name: Annotated[str | None, typer.Option("--object", help="The object in words; default: from the folder.")] = None,
+    dataset: Datasets = None,
+    recipe: RecipeFile = None,
+    seed: Seed = 0,
+) -> None:
+    """Train a model for your own line from good photographs: defects are drawn onto them; measured before and after."""
+    from dcr2ad.commands.training import run_adapt
+
+    run_adapt(
+        photographs,
+        out,
+        model=model,
+        bench=bench,
+        object_name=object_name,
+        datasets=dataset or [],
+        recipe=recipe,
+        seed=seed,
+    )
+
+
+@app.command()
 def plan(
     recipe: Annotated[Path, typer.Argument(help="Recipe, for example recipes/dcr2ad-7b.toml.")],
     gpus: Annotated[int, typer.Option(min=1, help="GPUs.")] = 1,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -154,6 +155,42 @@ def run_all(
         given=Given(tuple(questions), sft_model, bench, kinds),
     )
     run_report([folder], None, unseen=())
+
+
+def run_adapt(
+    photographs: Path,
+    out: Path,
+    *,
+    model: str,
+    bench: Path | None,
+    object_name: str | None,
+    datasets: Sequence[str],
+    recipe: Path | None,
+    seed: int,
+) -> None:
+    """Verb `adapt`."""
+    settings = None if recipe is None else load_recipe(recipe)
+    from dcr2ad.stages.adapt import adapt
+
+    began = time.monotonic()
+    done = adapt(
+        photographs,
+        out,
+        settings,
+        model=model,
+        bench=bench,
+        object_name=object_name,
+        datasets=datasets,
+        seed=seed,
+        bar=console.progress,
+        say=say,
+    )
+    run_report([out], None, unseen=())
+    say(f"{done.photographs} good photographs trained with, {done.held_out} held out, left out: {done.left_out or 'none'}")
+    say(f"{(time.monotonic() - began) / 60:.0f} minutes in this call; the model is that of {done.chosen!r}: {done.model}")
+    for note in done.notes:
+        say(f"note: {note}")
+    say(f"use it: dcr2ad diagnose PART.jpg --reference GOOD.jpg -m {done.model}")
 
 
 def run_pack(model: Path, out: Path, *, rank: int | None, energy: float, licence: str, reports: Sequence[Path]) -> None:
