@@ -198,7 +198,7 @@ def test_an_endpoint_ranks_by_letters_over_the_whole_base(tmp_path: Path, mode: 
         assert len(option.strip()) == 1
         text = "".join(part.text for part in prompt.parts if part.kind == "text")
         asked.append(text)
-        named = f"\n{option.strip()}. {wanted.title}\n" in f"{text}\n"
+        named = f"\n{option.strip()}. {wanted.title} ({option.strip()})" in text
         none = f"\n{option.strip()}. None of these" in text
         return 0.0 if named else -1.0 if none else -9.0
 
@@ -207,7 +207,7 @@ def test_an_endpoint_ranks_by_letters_over_the_whole_base(tmp_path: Path, mode: 
     assert sum(r.probability for r in routing.ranking) == pytest.approx(1.0)
     if mode != "listed":
         assert {r.key for r in routing.ranking} == {entry.key for entry in BASE}
-        assert all(any(f". {entry.title}\n" in f"{text}\n" for text in set(asked)) for entry in BASE)
+        assert all(any(f". {entry.title} (" in text for text in set(asked)) for entry in BASE)
 
 
 class _Held(_Endpoint):
@@ -225,7 +225,9 @@ class _Held(_Endpoint):
         for prompt, letters in zip(prompts, options, strict=True):
             text = "".join(part.text for part in prompt.parts if part.kind == "text")
             found.append(
-                next((i for i, letter in enumerate(letters) if f"\n{letter}. {self._title}\n" in f"{text}\n"), len(letters) - 1)
+                next(
+                    (i for i, letter in enumerate(letters) if f"\n{letter}. {self._title} ({letter})" in text), len(letters) - 1
+                )
             )
         return found
 

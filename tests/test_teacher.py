@@ -97,7 +97,7 @@ def test_responses_are_short_parse_and_conclude_with_their_option(
             assert written.entry == entry.title and written.answer == answer
             assert 1 <= len(written.why.split()) <= WHY_WORDS, written.why
             assert REASONING_WORDS[0] <= len(written.reasoning.split()) <= REASONING_WORDS[1], written.reasoning
-            assert written.reasoning.endswith(f"That is option {LETTERS[answer]}.")
+            assert written.reasoning.endswith(f"{question.options[answer]} ({LETTERS[answer]}).")
             assert not re.search(r"\s[,.]|\[object\]|\{|  |\.\.", f"{written.why} {written.reasoning}")
         assert teacher.write(question, right) == teacher.write_under(right, question, question.answer)
 
@@ -170,8 +170,8 @@ def test_a_direct_answer_has_neither() -> None:
     assert write_response(written) == f"<answer>{LETTERS[question.answer]}</answer>"
 
 
-def test_places_in_other_words_than_ours_are_quoted() -> None:
+def test_places_in_other_words_than_ours_are_repeated() -> None:
     question = next(_questions(None, None, 0, True))
     asked = question.model_copy(update={"subtask": Subtask.LOCALIZATION, "options": ("On the left connector", "Near the rim")})
     written = BuiltinTeacher().write(asked, BASE.get(asked.sample.right_key or ""))
-    assert f'its place is "{asked.options[asked.answer]}".' in written.reasoning
+    assert f"its place is {asked.options[asked.answer]} ({LETTERS[asked.answer]})." in written.reasoning

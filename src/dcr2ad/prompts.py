@@ -37,7 +37,8 @@ class Wording(BaseModel):
     knowledge: str = "\nKnowledge:"
     entry: str = "\n- {title}: {text}"
     question: str = "\nQuestion: {question}"
-    option: str = "\n{letter}. {option}"
+    # The letter also follows its option: a small model copies what came after a phrase long before it finds what came before.
+    option: str = "\n{letter}. {option} ({letter})"
 
 
 DEFAULT_WORDING = Wording()

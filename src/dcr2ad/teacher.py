@@ -24,6 +24,8 @@ WHY_WORDS = 14
 """Words of a why sentence at most: the learner is small (not in the paper)."""
 REASONING_WORDS = (20, 45)
 """Fewest and most words of a reasoning (not in the paper)."""
+OPTION_WORDS = 12
+"""Words of an option repeated at most; a longer one is cut (not in the paper)."""
 
 
 _FITS, _SO = ("fits", "matches", "suits"), ("So", "Thus", "Hence")
@@ -104,7 +106,8 @@ class BuiltinTeacher:
         rng = random.Random(f"{self._seed}/{question.id}{again}")
         why = _why(scene, cue, rng) if entry else ""
         report, verb, so = _report(question, scene, findings, rng), rng.choice(_FITS), rng.choice(_SO)
-        conclusion = f"{so} {_conclusion(question, scene, answer)} That is option {LETTERS[answer]}."
+        # The option's own words and then its letter, as the prompt has them: the letter is copied, not looked up.
+        conclusion = f"{so} {_conclusion(question, scene, answer)} ({LETTERS[answer]})."
         # A cue too long to quote gives way to the entry's title.
         versions = (f"{report} {_fit(scene, entry, quoted, verb)} {conclusion}" for quoted in (cue, ""))
         short = [text for text in versions if len(text.split()) <= REASONING_WORDS[1]] or [f"{report} {conclusion}"]
@@ -174,23 +177,19 @@ def _fit(scene: _Scene, entry: KnowledgeEntry | None, cue: str, verb: str) -> st
 
 
 def _conclusion(question: Question, scene: _Scene, answer: int) -> str:
-    """What follows, in the words of the option concluded with."""
+    """What follows, ending in the words of the option concluded with; the letter comes behind."""
     option = question.options[answer].rstrip(".")
     subtask = question.subtask
     if subtask is Subtask.DETECTION:
-        return f"the {question.sample.object} {'has a' if scene.claims_defect else 'has no'} defect."
+        return f"the {question.sample.object} {'has a' if scene.claims_defect else 'has no'} defect and the answer is {option}"
     if subtask is Subtask.LOCALIZATION:
-        return (
-            f"the defect lies {at_place(PLACES.index(option))}."
-            if option in PLACES
-            else f'its place is "{_shortened(option)}".'
-        )
+        return f"the defect lies {at_place(PLACES.index(option))}" if option in PLACES else f"its place is {_shortened(option)}"
     if subtask is Subtask.CLASSIFICATION:
-        return f"the defect is called {option}."
+        return f"the defect is called {option}"
     if subtask is Subtask.OBJECT_CLASSIFICATION:
-        return f"the part shown is called {option.lower()}."
+        return f"the part shown is called {option}"
     told = {Subtask.DESCRIPTION: "it shows", Subtask.ANALYSIS: "one expects"}.get(subtask, "a good part has")
-    return f'{told} "{_shortened(option)}".'
+    return f"{told}: {_shortened(option)}"
 
 
 def _why(scene: _Scene, cue: str, rng: random.Random) -> str:
@@ -231,11 +230,11 @@ def _fitting_cue(entry: KnowledgeEntry, scene: _Scene, rng: random.Random) -> st
 
 
 def _shortened(text: str) -> str:
-    """A long option cut at its first comma or semicolon: the letter follows anyway."""
-    if len(text.split()) <= 7:
+    """A very long option cut at its first comma or semicolon: the letter follows anyway."""
+    if len(text.split()) <= OPTION_WORDS:
         return text
     head = min((text.split(mark)[0] for mark in (",", ";", " and ", " or ")), key=len)
-    return _first_words(head, 7)
+    return _first_words(head, OPTION_WORDS)
 
 
 def _first_words(text: str, count: int) -> str:
