@@ -192,6 +192,10 @@ def test_pairs_differ_in_the_knowledge_and_stand_every_check(routable: list[Ques
         assert check_pair(pair, tiny_base(), length_ratio=settings.length_ratio) == ""
         assert pair.right_key == pair.question.sample.right_key != pair.wrong_key
         assert pair.chosen.entry != pair.rejected.entry
+        assert pair.unrouted is not None and pair.unrouted.entry == pair.chosen.entry
+        assert pair.unrouted.answer != pair.chosen.answer
+        assert pair.kind == "path" or pair.unrouted.answer == pair.rejected.answer
+    assert made["unrouted"] == len(pairs)
     again = synthesize_pairs(boundary, tiny_base(), BuiltinTeacher(0), settings, tmp_path / "t", seed=1)
     assert (tmp_path / "t" / "pairs.jsonl").read_bytes() == (tmp_path / "s" / "pairs.jsonl").read_bytes() and again == made
 
@@ -216,3 +220,11 @@ def test_planted_faults_in_a_pair_are_caught(routable: list[Question]) -> None:
     assert "kind" in faulty(kind="path")
     assert "list both" in faulty(question=pair.question.model_copy(update={"candidates": (pair.right_key,)}))
     assert "length" in faulty(chosen=changed(pair.chosen, reasoning=" ".join(["So."] * 200)))
+    assert pair.unrouted is not None
+    assert "unrouted response does not parse" in faulty(unrouted=changed(pair.unrouted, entry="Sc:ratch"))
+    assert "than the right one" in faulty(unrouted=pair.rejected)
+    assert "unrouted answer is right" in faulty(unrouted=pair.chosen)
+    assert "unrouted response differs" in faulty(unrouted=changed(pair.unrouted, reasoning=" ".join(["So."] * 200)))
+    assert faulty(unrouted=None) == ""
+    plain = make_pair(pair.question, base, BuiltinTeacher(0), settings.model_copy(update={"unrouted": False}), seed=1)
+    assert isinstance(plain, PreferencePair) and plain.unrouted is None

@@ -91,4 +91,14 @@ def test_the_ablation_is_one_recipe() -> None:
     onwards = [recipe.settings_of(variant) for variant in recipe.variants if variant.train in {"more-sft", "krdpo"}]
     budgets = {(s.epochs, s.max_steps, s.batch_size, s.gradient_accumulation) for s in onwards}
     assert len(budgets) == 1
-    assert {getattr(settings, "reasoning", None) for settings in onwards} >= {"matched", "shared", None}
+    assert {getattr(settings, "rejected", None) for settings in onwards} == {"matched", "shared", "unrouted", None}
+
+
+@pytest.mark.parametrize("line", ["path_weight = 2.0", "reasoning_weight = 0.5", 'reasoning = "shared"'])
+def test_equation_4_has_no_parts_to_weigh(line: str, tmp_path: Path) -> None:
+    path = tmp_path / "ablation.toml"
+    path.write_text(f'[krdpo]\nobjective = "dpo"\n{line}\n')
+    with pytest.raises(RecordError, match="whole responses"):
+        load_recipe(path)
+    path.write_text('[krdpo]\nobjective = "dpo"\n')
+    assert load_recipe(path).krdpo.rejected == "unrouted"

@@ -19,7 +19,7 @@ from dcr2ad.places import PLACES
 from dcr2ad.prompts import describe_findings, shape_word, size_word
 from dcr2ad.questions import QuestionMaker, answer_under, at_place
 from dcr2ad.teacher import REASONING_WORDS, WHY_WORDS, BuiltinTeacher, Teacher, direct_answer
-from dcr2ad.types import ExpertFindings, KnowledgeEntry, Question, Sample, Subtask
+from dcr2ad.types import ExpertFindings, KnowledgeEntry, Question, Sample, Subtask, Trajectory
 
 BASE = KnowledgeBase.builtin()
 LABELS = (("magnetic tile", "mtd", "crack"), ("cookie", "cookies", "cracked"), ("printed circuit board", "deeppcb", "spur"))
@@ -143,6 +143,31 @@ def test_a_wrong_entry_is_argued_in_the_same_words(
                 assert ("has no defect" in rejected.reasoning) == entry.is_normal
             length = len(write_response(rejected))
             assert abs(length - len(chosen)) <= 0.4 * max(length, len(chosen))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.one_of(st.none(), findings()), st.integers(-1, 8), st.integers(0, 2), st.booleans())
+def test_a_wrong_answer_under_the_right_entry_sees_what_it_concludes(
+    masks: list[str], seen: ExpertFindings | None, mask: int, label: int, bad: bool
+) -> None:
+    teacher = BuiltinTeacher()
+    for question in _questions(seen, masks[mask] if mask >= 0 else None, label, bad):
+        right = BASE.get(question.sample.right_key or "")
+        chosen = teacher.write(question, right)
+        assert isinstance(chosen, Trajectory)
+        for answer in range(len(question.options)):
+            written = teacher.write_under(right, question, answer)
+            assert parse_response(write_response(written), question.options) == written
+            assert (written.entry, written.answer) == (right.title, answer)
+            if answer == question.answer:
+                assert written == chosen
+                continue
+            assert written != chosen and len(written.why.split()) <= WHY_WORDS
+            assert len(written.reasoning.split()) <= REASONING_WORDS[1]
+            if question.subtask is Subtask.DETECTION:
+                assert ("has no defect" in written.reasoning) == bad != ("has no defect" in chosen.reasoning)
+            if question.subtask is Subtask.LOCALIZATION and question.options[answer] in PLACES:
+                assert f"the defect lies {at_place(PLACES.index(question.options[answer]))}" in written.reasoning
 
 
 def test_the_teacher_is_reproducible_and_varied() -> None:

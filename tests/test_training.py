@@ -20,11 +20,14 @@ from dcr2ad.errors import InputError, ModelError, RunError
 from dcr2ad.images import content_digest
 from dcr2ad.leaks import find_overlap
 from dcr2ad.models.adapters import merge_for_inference, read_trained
+from dcr2ad.models.hf import HFModel
 from dcr2ad.models.vlm import VisionLanguageModel
+from dcr2ad.rankings import rank_of, reciprocal
+from dcr2ad.routing import route_sample
 from dcr2ad.training.batches import completion_logprobs, pair_row, sft_row
 from dcr2ad.training.checkpoints import Checkpoint, Checkpoints, StepLog, read_log
 from dcr2ad.training.krdpo import train_krdpo
-from dcr2ad.training.losses import krdpo_loss, segment_sums
+from dcr2ad.training.losses import dpo_loss, krdpo_loss, segment_sums
 from dcr2ad.training.packing import pack_adapter
 from dcr2ad.training.plan import Plan
 from dcr2ad.training.sft import train_sft
@@ -182,6 +185,65 @@ def test_eight_pairs_until_every_path_margin_is_positive(qwen: Path, tmp_path: P
                 ]
                 paths.append(float(sums[0][0] - sums[1][0]))
             assert paths[1] - paths[0] > 0, pair.id
+
+
+def test_equation_4_trains_on_the_same_questions_without_a_wrong_path(qwen: Path, tmp_path: Path, folder: Path) -> None:
+    made = {name: krdpo(qwen, tmp_path / name, folder / "photos", objective=name, beta=0.5) for name in ("krdpo", "dpo")}
+    assert [made["dpo"][name] for name in ("steps", "rows")] == [made["krdpo"][name] for name in ("steps", "rows")] == [4, 8]
+    kept = [json.loads(line) for line in (tmp_path / "dpo" / "reference.jsonl").read_text().splitlines()]
+    before, after = load(qwen), load(tmp_path / "dpo" / "model")
+    losses = []
+    with torch.no_grad():
+        for pair, stored in zip(tiny_pairs(folder / "photos", 8), kept, strict=True):
+            row = pair_row(before, pair, BASE, "unrouted")
+            (won, lost), (won_after, lost_after) = (completion_logprobs(model, [row])[0] for model in (before, after))
+            assert sum(stored["chosen"]) == pytest.approx(float(won.sum()), abs=1e-4)
+            assert sum(stored["rejected"]) == pytest.approx(float(lost.sum()), abs=1e-4)
+            losses.append(dpo_loss(*(values.sum()[None] for values in (won_after, lost_after, won, lost)), beta=0.5))
+    assert read_log(tmp_path / "dpo")[0]["loss"] == pytest.approx(0.6931, abs=1e-4)
+    assert float(torch.cat(losses).mean()) < 0.6  # by Equation (4) as printed, on the model as written
+    assert read_log(tmp_path / "dpo")[-1]["margin_path"] == pytest.approx(0.0, abs=1e-6)  # one path, so nothing to prefer
+    without = [pair.model_copy(update={"unrouted": None}) for pair in tiny_pairs(folder / "photos", 8)]
+    with pytest.raises(InputError, match="holds no wrong answer"):
+        train_krdpo(load(qwen), without, BASE, KrdpoSettings(objective="dpo"), tmp_path / "x", base_spec=str(qwen), seed=0)
+
+
+@pytest.mark.parametrize("more", [{}, {**LORA, "train_projector": False}])
+def test_routing_on_a_dev_set_is_logged_and_changes_nothing(
+    more: dict[str, Any], internvl: Path, tmp_path: Path, folder: Path
+) -> None:
+    questions = tiny_questions(folder / "photos", 6)
+    dev = tmp_path / "dev.jsonl"
+    dev.write_text("".join(question.model_dump_json() + "\n" for question in questions))
+    krdpo(internvl, tmp_path / "plain", folder / "photos", epochs=2, **more)
+    more |= {"routing_dev": str(dev), "routing_steps": 3}
+    made = krdpo(internvl, tmp_path / "logged", folder / "photos", epochs=2, **more)
+    assert_same_weights(tmp_path / "plain", tmp_path / "logged")
+
+    # A run that is stopped after a measurement and goes on from the checkpoint before it logs the same.
+    with pytest.raises(Stop):
+        krdpo(internvl, tmp_path / "broken", folder / "photos", epochs=2, progress=stop_at(5), **more)
+    krdpo(internvl, tmp_path / "broken", folder / "photos", epochs=2, **more)
+    assert_same_log(tmp_path / "logged", tmp_path / "broken")
+
+    lines = [json.loads(line) for line in (tmp_path / "logged" / "routing.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [0, 3, 6, 8]
+    assert made["routing"] == {"before": lines[0], "after": lines[-1]}
+    logged = {line["step"]: line["routing_top1"] for line in read_log(tmp_path / "logged") if "routing_top1" in line}
+    assert logged == {line["step"]: line["top1"] for line in lines[1:]}
+
+    # The last measurement is that of the model as written.
+    model = HFModel.open(str(tmp_path / "logged" / "model"))
+    samples = list({question.sample.image: question.sample for question in questions}.values())
+    ranks = [rank_of(str(s.right_key), {e.key: e.probability for e in route_sample(model, s, BASE).ranking}) for s in samples]
+    assert lines[-1]["photographs"] == len(samples) == 3
+    assert lines[-1]["mrr"] == pytest.approx(sum(reciprocal(ranks)) / 3)
+
+    with pytest.raises(InputError, match="no such file"):
+        krdpo(internvl, tmp_path / "none", folder / "photos", routing_dev=str(tmp_path / "none.jsonl"))
+    dev.write_text("")
+    with pytest.raises(InputError, match="no photograph whose label"):
+        krdpo(internvl, tmp_path / "none", folder / "photos", routing_dev=str(dev))
 
 
 def test_accumulation_is_a_larger_batch(qwen: Path, tmp_path: Path, folder: Path) -> None:

@@ -266,6 +266,18 @@ def test_shared_reasoning_differs_in_the_path_only(vlm: VisionLanguageModel, pai
     assert rejected_trajectory(pairs[0], "matched") == pairs[0].rejected
 
 
+def test_an_unrouted_response_shares_the_path_and_its_tokens(vlm: VisionLanguageModel, pairs: list[PreferencePair]) -> None:
+    row = pair_row(vlm, pairs[0], BASE, "unrouted")
+    assert pairs[0].unrouted is not None and pairs[0].unrouted.entry == pairs[0].chosen.entry
+    assert row.prompt == pair_row(vlm, pairs[0], BASE).prompt
+    chosen, rejected = row.responses
+    path = chosen.segments.count(0)
+    assert chosen.ids[:path] == rejected.ids[:path] and chosen.ids != rejected.ids
+    assert len(lay_out(vlm, [row]).ids) <= len(row.prompt.ids) + len(chosen.ids) + len(rejected.ids) - path
+    with pytest.raises(InputError, match=r"'p0' holds no wrong answer under the right entry"):
+        rejected_trajectory(pairs[0].model_copy(update={"unrouted": None}), "unrouted")
+
+
 def test_long_rows_are_named_before_training(folder: Path, pairs: list[PreferencePair]) -> None:
     vlm = VisionLanguageModel.load(tiny_qwen(folder / "short"), device="cpu")
     rows = [pair_row(vlm, pair, BASE) for pair in pairs]

@@ -298,6 +298,7 @@ def tiny_pairs(folder: str | Path, n: int) -> list[PreferencePair]:
                 chosen=chosen,
                 rejected=rejected,
                 kind=kind,
+                unrouted=chosen.model_copy(update={"reasoning": f"The line {i} is a hole.", "answer": 1 - chosen.answer}),
             )
         )
     return pairs

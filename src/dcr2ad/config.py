@@ -14,7 +14,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from dcr2ad.errors import RecordError
-from dcr2ad.types import Answering, Context, EvalProtocol
+from dcr2ad.types import Answering, Context, EvalProtocol, RouteMode
 
 
 class Settings(BaseModel):
@@ -129,6 +129,9 @@ class SynthesizeSettings(Settings):
     """``builtin`` or ``openai:MODEL@URL``; the paper uses annotators."""
     length_ratio: float = 0.2
     """Largest relative difference in length between chosen and rejected; not in the paper."""
+    unrouted: bool = True
+    """Whether each pair also holds a wrong answer under the right entry, for the ablation by Equation (4): a third response to
+    write, which a teacher behind a server takes half as many requests more for."""
 
 
 class KrdpoSettings(TrainSettings):
@@ -136,6 +139,9 @@ class KrdpoSettings(TrainSettings):
 
     learning_rate: float = 1e-6
     """1e-6 for 7B, 2e-5 for 72B with LoRA (Section 4.3)."""
+    objective: Literal["krdpo", "dpo"] = "krdpo"
+    """``krdpo``: Equation (5), y_l under a wrong entry. ``dpo``: Equation (4), the ablation: on the same questions and in as
+    many steps, y_l is a wrong answer under the right entry, so that no knowledge is ever chosen wrongly."""
     beta: float = Field(default=0.1, gt=0.0)
     """Temperature of the implicit reward; not in the paper."""
     reasoning: Literal["matched", "shared"] = "matched"
@@ -146,6 +152,23 @@ class KrdpoSettings(TrainSettings):
     """Weight of the path segment's log-ratio; 1 is the paper's loss."""
     reasoning_weight: float = Field(default=1.0, ge=0.0)
     """Weight of the log-ratio of reasoning and answer; 1 is the paper's loss."""
+    routing_dev: str | None = None
+    """Questions file whose photographs the policy routes while it is trained, for the log; None: off. Not in the paper."""
+    routing_steps: int = Field(default=50, ge=1)
+    """Optimiser steps between two such measurements; one is made before the first step and one after the last."""
+    routing_mode: RouteMode = "hybrid"
+    """How the policy ranks the knowledge there."""
+
+    @property
+    def rejected(self) -> Literal["matched", "shared", "unrouted"]:
+        """Which response of a pair is y_l."""
+        return "unrouted" if self.objective == "dpo" else self.reasoning
+
+    @model_validator(mode="after")
+    def _equation_4_has_no_parts(self) -> KrdpoSettings:
+        if self.objective == "dpo" and (self.reasoning != "matched" or (self.path_weight, self.reasoning_weight) != (1.0, 1.0)):
+            raise ValueError('objective "dpo" scores whole responses: leave out reasoning, path_weight and reasoning_weight')
+        return self
 
 
 class Grid(Settings):

@@ -99,7 +99,7 @@ class BuiltinTeacher:
     def _write(self, entry: KnowledgeEntry | None, question: Question, answer: int, attempt: int) -> Trajectory:
         findings = question.sample.expert
         geometry = sample_geometry(question.sample)
-        scene = _scene(question, entry, findings, geometry, by_mask=attempt > 0)
+        scene = _scene(question, entry, answer, findings, geometry, by_mask=attempt > 0)
         again = f"/{attempt}" if attempt else ""
         # Cues have a seed of their own: their number differs between entries, the choice of words must not.
         cue = _fitting_cue(entry, scene, random.Random(f"{self._seed}/{question.id}/cue{again}")) if entry else ""
@@ -122,13 +122,19 @@ def direct_answer(question: Question) -> Trajectory:
 def _scene(
     question: Question,
     entry: KnowledgeEntry | None,
+    answer: int,
     findings: ExpertFindings | None,
     geometry: Geometry | None,
     *,
     by_mask: bool,
 ) -> _Scene:
-    """What the argument points at: the mask where it claims a defect and there is one, else the expert's hot spot."""
+    """What the argument points at: the mask where it claims a defect and there is one, else the expert's hot spot.
+
+    A wrong answer under the right entry sees what it concludes: no defect where there is one, or the mark somewhere else.
+    """
     claims_defect = question.sample.is_anomalous if entry is None else not entry.is_normal
+    if question.subtask is Subtask.DETECTION:
+        claims_defect = question.sample.is_anomalous == (answer == question.answer)
     mask = geometry if claims_defect or findings is None else None
     hot = findings if findings is not None and findings.box is not None else None
     if mask and findings and (by_mask or mask.cell != findings.cell):
@@ -138,6 +144,8 @@ def _scene(
     measured = mask if mask and (hot is None or question.provenance.get("verified") == "mask") else hot
     look = (size_word(measured.extent), shape_word(measured.elongation)) if measured else ()
     tone = (tone_words(hot.tone),) if hot else ()
+    if answer != question.answer and question.subtask is Subtask.LOCALIZATION and question.options[answer] in PLACES:
+        cell = PLACES.index(question.options[answer])
     return _Scene(claims_defect, "" if cell is None else at_place(cell), look + tone)
 
 

@@ -244,6 +244,8 @@ class PreferencePair(Record):
     """y_l = (p_l, c_l, A_l)."""
     kind: Literal["answer", "path"]
     """``answer``: the answers differ; ``path``: the answer does not depend on the knowledge, only the path differs."""
+    unrouted: Trajectory | None = None
+    """y_l of plain DPO (Equation 4), the ablation: a wrong answer under k_w, so that no knowledge is chosen wrongly."""
 
 
 class TextPart(Record):

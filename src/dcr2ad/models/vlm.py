@@ -195,8 +195,9 @@ class VisionLanguageModel:
             pixels = {name: value.to(self.device) for name, value in self.pixel_inputs(path).items()}
             with torch.inference_mode():
                 output = self.model.get_image_features(**pixels).pooler_output
-            # A copy outside inference mode, so that the features may also enter a training graph as constants.
-            found = output[0].clone().detach()
+            # A copy outside inference mode, the caller's too, so that the features may enter a training graph as constants.
+            with torch.inference_mode(False):
+                found = output[0].clone()
             self._features.put(key, found, found.nbytes)
         return found
 

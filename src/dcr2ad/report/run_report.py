@@ -6,6 +6,7 @@ protocols never share a table. Knows nothing about how stages work or how number
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
@@ -31,6 +32,7 @@ DROPPED = re.compile(r"reject|drop|skip|fail|unparsed|refused|leak")
 """Summary fields that count what was not used."""
 
 _MARGIN, _RATE = "Reward margin, chosen minus rejected", "Learning rate"
+_ROUTING = "Right entry among the policy's first, dev photographs"
 _NAME = re.compile(r"[A-Za-z0-9_./ -]{1,40}")
 
 
@@ -135,7 +137,7 @@ def render_runs(folders: Sequence[Path], *, unseen: Collection[str] = ()) -> Rep
         routed_tag=routed_tag,
         routed=routed,
         curves=[
-            (name if len(runs) == 1 else f"{run_name}: {name}", name, training_curves(name, log))
+            (name if len(runs) == 1 else f"{run_name}: {name}", _trained_by(run, name), training_curves(name, log))
             for run_name, run in zip(names, runs, strict=True)
             for name, log in run.logs.items()
             if log.steps
@@ -209,6 +211,14 @@ def main_tag(rows: Sequence[ResultRow]) -> str | None:
     return max(rows, key=rank).tag if rows else None
 
 
+def _trained_by(run: Run, name: str) -> str:
+    """A training stage's name with its equation."""
+    manifest = next((stage.manifest for stage in run.stages if stage.name == name), None)
+    if name == "krdpo" and manifest is not None and manifest.config.get("objective") == "dpo":
+        return "DPO, Equation (4)"
+    return {"sft": "SFT, Equation (2)", "krdpo": "KR-DPO, Equation (5)"}[name]
+
+
 def training_curves(stage: str, log: Log) -> tuple[Markup, ...]:
     """One figure for the loss, one each for families of numbers that share a unit, one for the learning rate."""
     known = {name: values for name, values in log.series.items() if _NAME.fullmatch(name)}
@@ -219,11 +229,17 @@ def training_curves(stage: str, log: Log) -> tuple[Markup, ...]:
         ("Share of pairs ranked rightly", _family(known, "accuracy")),
         (_RATE, _family(known, "learning_rate")),
     )
-    return tuple(
+    curves = [
         figures.curve(title, stage, log.steps, series, zero=title == _MARGIN, smooth=title != _RATE)
         for title, series in families
         if series
-    )
+    ]
+    routing = _family(known, "routing")
+    if routing:  # measured at some steps only
+        at = [number for number in range(len(log.steps)) if not all(math.isnan(values[number]) for values in routing.values())]
+        series = {name: tuple(values[number] for number in at) for name, values in routing.items()}
+        curves.append(figures.curve(_ROUTING, stage, [log.steps[number] for number in at], series, smooth=False))
+    return tuple(curves)
 
 
 def stage_counts(stage: Stage) -> StageCounts:

@@ -3,11 +3,13 @@
 Reads boundary questions and a teacher; writes ``pairs.jsonl`` and ``rejected.jsonl``. k_w is the entry the label leads to, k_l
 an entry that deceives (`dcr2ad.deception.choose_wrong_key`); both stand in the prompt among fillers, in random order. A pair is
 kept only if both responses parse, y_w is right and y_l is not (or, where the answer does not depend on the knowledge, only the
-path differs), each conclusion follows from its own entry, and the lengths are alike. Knows nothing about training.
+path differs), each conclusion follows from its own entry, and the lengths are alike. For the ablation (plain DPO, Equation 4)
+every pair also holds an unrouted y_l: a wrong answer under k_w, by the same hand. Knows nothing about training.
 """
 
 from __future__ import annotations
 
+import random
 import statistics
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -50,7 +52,7 @@ def synthesize_pairs(
     Returns:
         counts: questions, pairs (by kind, by why k_l deceives and how strongly, by sub-task), dropped by reason; where in the
         list the right entry stood, mean lengths, and ``told_by_text``: how often a reader of the texts alone tells chosen from
-        rejected.
+        rejected; ``unrouted_told_by_text``: the same for the ablation's rejected responses.
 
     Raises:
         RunError: `out` holds pairs made from other questions or settings.
@@ -118,6 +120,7 @@ def make_pair(
         chosen=teacher.write_under(right, asked, asked.answer),
         rejected=teacher.write_under(wrong, asked, answer),
         kind="path" if answer == asked.answer else "answer",
+        unrouted=teacher.write_under(right, asked, _wrong_answer(asked, answer, seed)) if settings.unrouted else None,
     )
     return check_pair(pair, knowledge_base, length_ratio=settings.length_ratio) or pair
 
@@ -144,10 +147,30 @@ def check_pair(pair: PreferencePair, knowledge_base: KnowledgeBase, *, length_ra
         return "the chosen answer is wrong"
     if (pair.kind == "answer") == (pair.rejected.answer == pair.question.answer):
         return "the rejected answer does not fit the kind of the pair"
-    lengths = sorted(_length(t) for t in (pair.chosen, pair.rejected))
-    if lengths[1] - lengths[0] > length_ratio * lengths[1]:
+    if _lengths_differ(pair.chosen, pair.rejected, length_ratio):
         return f"the responses differ by more than {length_ratio:.0%} in length"
+    return "" if pair.unrouted is None else _check_unrouted(pair, pair.unrouted, right, length_ratio)
+
+
+def _check_unrouted(pair: PreferencePair, unrouted: Trajectory, right: KnowledgeEntry, length_ratio: float) -> str:
+    """The same checks on the ablation's y_l. One that fails takes the pair with it: both trainings see the same questions."""
+    if parse_response(write_response(unrouted), pair.question.options) != unrouted:
+        return "the unrouted response does not parse"
+    if unrouted.entry != right.title:
+        return "the unrouted response selects another entry than the right one"
+    if unrouted.answer == pair.question.answer:
+        return "the unrouted answer is right"
+    if _lengths_differ(pair.chosen, unrouted, length_ratio):
+        return f"the unrouted response differs by more than {length_ratio:.0%} in length"
     return ""
+
+
+def _wrong_answer(question: Question, routed: int, seed: int) -> int:
+    """Option that the unrouted response concludes with: the routed one's where that is wrong, else one by lot."""
+    if routed != question.answer:
+        return routed
+    wrong = [index for index in range(len(question.options)) if index != question.answer]
+    return random.Random(f"{seed}:{question.id}:unrouted").choice(wrong)
 
 
 def _wrong(
@@ -191,8 +214,19 @@ def _strengths(pairs: Sequence[PreferencePair]) -> dict[str, float]:
     return {kind: round(statistics.median(values), 3) for kind, values in found.items()}
 
 
+def _lengths_differ(one: Trajectory, other: Trajectory, ratio: float) -> bool:
+    shorter, longer = sorted((_length(one), _length(other)))
+    return longer - shorter > ratio * longer
+
+
+def _reading(pairs: Sequence[PreferencePair]) -> dict[str, Any] | None:
+    """How far a reader of the texts alone gets."""
+    found = read_pairs(pairs)
+    return None if found is None else {**found.model_dump(), "verdict": found.verdict}
+
+
 def _summary(total: int, pairs: Sequence[PreferencePair], rejected: Sequence[Rejected]) -> dict[str, Any]:
-    reading = read_pairs(pairs)
+    unrouted = [pair.model_copy(update={"rejected": pair.unrouted}) for pair in pairs if pair.unrouted is not None]
     return {
         "questions": total,
         "pairs": len(pairs),
@@ -206,5 +240,7 @@ def _summary(total: int, pairs: Sequence[PreferencePair], rejected: Sequence[Rej
             "chosen": round(sum(_length(pair.chosen) for pair in pairs) / max(1, len(pairs))),
             "rejected": round(sum(_length(pair.rejected) for pair in pairs) / max(1, len(pairs))),
         },
-        "told_by_text": None if reading is None else {**reading.model_dump(), "verdict": reading.verdict},
+        "told_by_text": _reading(pairs),
+        "unrouted": len(unrouted),
+        "unrouted_told_by_text": _reading(unrouted),
     }

@@ -25,6 +25,8 @@ from dcr2ad.prompts import build_prompt
 from dcr2ad.training.weights import trains_images
 from dcr2ad.types import PreferencePair, Question, Trajectory
 
+Rejected = Literal["matched", "shared", "unrouted"]
+"""Which response of a preference pair is y_l; see `rejected_trajectory`."""
 SHOTS = 1
 """References shown while training: the paper's 1-shot setting (Section 4.2)."""
 
@@ -101,28 +103,40 @@ def pair_row(
     vlm: VisionLanguageModel,
     pair: PreferencePair,
     knowledge_base: KnowledgeBase,
-    reasoning: Literal["matched", "shared"] = "matched",
+    which: Rejected = "matched",
 ) -> TrainingRow:
-    """A preference pair: the prompt, chosen and rejected (Equation 5).
+    """A preference pair: the prompt, chosen and rejected (Equations 4 and 5).
 
     Args:
         vlm: the model whose tokens are wanted.
         pair: the pair.
         knowledge_base: holds the question's candidates.
-        reasoning: content behind the wrong path: its own (``matched``), or the chosen one's reasoning and answer (``shared``).
+        which: y_l, see `rejected_trajectory`.
 
     Raises:
-        InputError: the question names an entry that the base does not hold.
+        InputError: the question names an entry that the base does not hold, or the pair has no such response.
         ImageError: an image cannot be used.
     """
     prompt = _prompt(vlm, pair.question, knowledge_base)
-    rejected = rejected_trajectory(pair, reasoning)
+    rejected = rejected_trajectory(pair, which)
     return TrainingRow(pair.id, prompt, (_response(vlm, pair.id, pair.chosen), _response(vlm, pair.id, rejected)))
 
 
-def rejected_trajectory(pair: PreferencePair, reasoning: Literal["matched", "shared"]) -> Trajectory:
-    """y_l of a pair: (p_l, c_l) as written, or (p_l, c_w) where the content is shared; the paper's c includes the answer."""
-    if reasoning == "matched":
+def rejected_trajectory(pair: PreferencePair, which: Rejected) -> Trajectory:
+    """y_l of a pair.
+
+    ``matched``: (p_l, c_l) as written. ``shared``: (p_l, c_w), the chosen one's content behind the wrong path; the paper's c
+    includes the answer. ``unrouted``: a wrong answer under the right entry, for Equation (4).
+
+    Raises:
+        InputError: the pair holds no unrouted response.
+    """
+    if which == "unrouted":
+        if pair.unrouted is None:
+            what = f'the pair {pair.id!r} holds no wrong answer under the right entry, which objective = "dpo" trains on'
+            raise InputError(what, "Run `dcr2ad synthesize` again, with synthesize.unrouted = true")
+        return pair.unrouted
+    if which == "matched":
         return pair.rejected
     return pair.rejected.model_copy(update={"reasoning": pair.chosen.reasoning, "answer": pair.chosen.answer})
 

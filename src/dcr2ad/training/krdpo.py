@@ -2,8 +2,9 @@
 
 Reads pairs, the knowledge base, and the SFT model; writes model/, reference.jsonl and log.jsonl under the stage's folder and
 returns a summary. pi_ref is the SFT model that training starts from: its log-probabilities are computed once, before the first
-step, and kept with that model's digest, so no second model is ever held. Standard DPO (Equation 4) is the same training on
-plain pairs of right and wrong responses; see `dcr2ad.training.losses`. Knows nothing about where the pairs come from.
+step, and kept with that model's digest, so no second model is ever held. Standard DPO (Equation 4), the ablation, is the same
+training on the same questions with y_l a wrong answer under the right knowledge (``objective = "dpo"``); see
+`dcr2ad.training.losses` and `dcr2ad.training.batches.rejected_trajectory`. Knows nothing about where the pairs come from.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from dcr2ad.knowledge.base import KnowledgeBase
 from dcr2ad.models.adapters import MARKER, TrainedModel, adapter_of
 from dcr2ad.models.vlm import VisionLanguageModel
 from dcr2ad.training.batches import TrainingRow, check_lengths, group_by_image, pair_row, rejected_trajectory
+from dcr2ad.training.dev_routing import RoutingDev
 from dcr2ad.training.losses import SEGMENTS, PreferenceLoss, krdpo_loss, segment_sums, sft_loss
 from dcr2ad.training.stage import StageWork, run_stage, train_images
 from dcr2ad.training.trainer import Outcome, Progress, Session
@@ -63,7 +65,9 @@ def train_krdpo(
     log.jsonl gets one line an optimiser step: ``step``, ``loss`` (Equation 5), ``learning_rate``, ``grad_norm``, ``tokens``,
     ``seconds``; ``reward_chosen``, ``reward_rejected``, ``margin``, ``accuracy`` (share of pairs with a positive margin), the
     last two also as ``margin_path``, ``accuracy_path`` and so on; ``log_ratio_chosen``, ``log_ratio_rejected``: log pi/pi_ref a
-    token, whose mean on the policy's own samples would be the KL divergence. Rewards are beta * log pi/pi_ref, unweighted.
+    token, whose mean on the policy's own samples would be the KL divergence. Rewards are beta * log pi/pi_ref, unweighted. With
+    `settings.routing_dev`, every `routing_steps` steps also ``routing_top1``, ``routing_top3`` and ``routing_mrr``: how well
+    the policy routes that file's photographs; routing.jsonl holds the same, the starting policy included.
 
     Args:
         vlm: the SFT model, or the base of the SFT adapter that `base_spec` names. It is used up; open ``out/model`` instead.
@@ -79,17 +83,18 @@ def train_krdpo(
         progress: is told the optimiser steps done and their total.
 
     Returns:
-        as `dcr2ad.training.sft.train_sft`.
+        as `dcr2ad.training.sft.train_sft`; ``routing`` before and after, where it was measured.
 
     Raises:
-        InputError: no pair is left, a row exceeds the model's positions (names them), or `vlm` is not what
-            `base_spec` calls for.
+        InputError: no pair is left, a row exceeds the model's positions (names them), `vlm` is not what `base_spec` calls for,
+            a pair lacks the response that Equation (4) needs, or the dev set shows no photograph that can be routed.
         RunError: the folder holds work made from other settings, inputs or another starting model.
         ModelError: the loss stopped being a number, or the adapter does not fit.
     """
-    kept = [pair for pair in pairs if rejected_trajectory(pair, settings.reasoning) != pair.chosen]
+    kept = [pair for pair in pairs if rejected_trajectory(pair, settings.rejected) != pair.chosen]
     if not kept:
         raise InputError(f"none of {len(pairs)} pairs has two different responses", "Run `dcr2ad synthesize` first")
+    dev = RoutingDev.open(settings, knowledge_base, Path(out))
     digests = {"model": model_digest(vlm.model)}
     before = adapter_of(base_spec)
     _check_start(vlm, base_spec, before, digests["model"])
@@ -103,6 +108,7 @@ def train_krdpo(
             "pairs": digest_json([pair.model_dump(mode="json") for pair in kept]),
             "knowledge": knowledge_base.digest,
             **digests,
+            **({"routing_dev": dev.digest} if dev else {}),
         },
         base=before.base if before else base_spec,
         seed=seed,
@@ -111,7 +117,7 @@ def train_krdpo(
         train_images=lambda: train_images((pair.question for pair in kept), before),
         dropped=dict(Counter(["chosen and rejected are equal"] * (len(pairs) - len(kept)))),
     )
-    task = _Krdpo(vlm, kept, knowledge_base, settings, Path(out) / REFERENCE, digest_json(digests))
+    task = _Krdpo(vlm, kept, knowledge_base, settings, Path(out) / REFERENCE, digest_json(digests), dev)
     return run_stage(vlm, task, work, progress)
 
 
@@ -131,7 +137,7 @@ def _check_start(vlm: VisionLanguageModel, spec: str, adapter: TrainedModel | No
 
 @dataclass
 class _Krdpo:
-    """Rows and loss of Equation (5); a `Task`."""
+    """Rows and loss of Equation (5), or (4); a `Task`."""
 
     vlm: VisionLanguageModel
     pairs: Sequence[PreferencePair]
@@ -139,6 +145,7 @@ class _Krdpo:
     settings: KrdpoSettings
     reference_file: Path
     digest: str
+    dev: RoutingDev | None = None
     reference: list[ReferenceScores] = field(default_factory=list)
 
     def __len__(self) -> int:
@@ -148,11 +155,19 @@ class _Krdpo:
         return group_by_image([pair.question for pair in self.pairs])
 
     def row(self, number: int) -> TrainingRow:
-        return pair_row(self.vlm, self.pairs[number], self.knowledge_base, self.settings.reasoning)
+        return pair_row(self.vlm, self.pairs[number], self.knowledge_base, self.settings.rejected)
 
     def begin(self, session: Session) -> None:
         check_lengths(self.vlm, len(self), self.row)
         self.reference = self._score_reference(session)
+        if self.dev is not None:
+            self.dev.measure(session, 0)
+
+    def after(self, session: Session, step: int, total: int) -> dict[str, float]:
+        return self.dev.measure(session, step).line() if self.dev is not None and self.dev.is_due(step, total) else {}
+
+    def summary(self) -> dict[str, Any]:
+        return self.dev.summary() if self.dev is not None else {}
 
     def losses(self, session: Session, rows: Sequence[int]) -> Outcome:
         built = [self.row(number) for number in rows]

@@ -6,10 +6,11 @@ logging. Knows nothing about models, rows of tokens or training loops.
 How the preference objectives relate. y = (p, c, A) and log pi(y|x) is the sum of its segments' log-probabilities, so on whole
 responses Equation (4) and Equation (5) are the same expression: the sums over p, c and A of log pi/pi_ref. What makes KR-DPO
 is the pair: in D_select the two responses reason equally well and differ in the knowledge they select (KR-RTS, Section 3.3),
-while a plain DPO pair is any right and any wrong response. Hence there is one implementation; `dpo_loss` is Equation (4) as
-printed and the tests hold the two together. The paper writes one c for both paths and says that it stays consistent "within
-their respective knowledge sources". The reading ``matched`` scores (p_w, c_w) against (p_l, c_l), the reading ``shared``
-(p_w, c_w) against (p_l, c_w). They differ in the rejected response's tokens, hence in `dcr2ad.training.batches`, not here.
+while a plain DPO pair is any right and any wrong response: here, for the ablation, a wrong one under the same knowledge. Hence
+there is one implementation; `dpo_loss` is Equation (4) as printed and the tests hold the two together. The paper writes one c
+for both paths and says that it stays consistent "within their respective knowledge sources". The reading ``matched`` scores
+(p_w, c_w) against (p_l, c_l), the reading ``shared`` (p_w, c_w) against (p_l, c_w). All three differ in the rejected response's
+tokens, hence in `dcr2ad.training.batches`, not here.
 """
 
 from __future__ import annotations

@@ -120,3 +120,9 @@ class _Sft:
                 metrics[f"loss_{name}"].append(-values.detach()[segments == number].mean())  # NaN for an absent segment
         tokens = sum(len(row.prompt.ids) + len(row.responses[0].ids) for row in built)
         return Outcome(sft_loss(logprobs), {name: torch.stack(values) for name, values in metrics.items()}, tokens)
+
+    def after(self, session: Session, step: int, total: int) -> dict[str, float]:
+        return {}
+
+    def summary(self) -> dict[str, Any]:
+        return {}

@@ -72,6 +72,14 @@ class Task(Protocol):
         """Loss of some rows under the policy as it stands."""
         ...
 
+    def after(self, session: Session, step: int, total: int) -> dict[str, float]:
+        """What else the log gets once so many of all steps are made; must not change the steps to come."""
+        ...
+
+    def summary(self) -> dict[str, Any]:
+        """What the summary gets beside `summarize`."""
+        ...
+
 
 @dataclass(frozen=True)
 class Session:
@@ -149,7 +157,7 @@ def train(
         progress: is told each step.
 
     Returns:
-        see `summarize`.
+        see `summarize`; and the task's own.
 
     Raises:
         ModelError: the loss or the gradient stopped being a number.
@@ -167,7 +175,7 @@ def train(
     log = StepLog(out, start) if accelerator.is_main_process else None
     progress(start, run.plan.total)
     for step in range(start, run.plan.total):
-        line = run.step(step)
+        line = run.step(step) | task.after(run.session, step + 1, run.plan.total)
         if log is not None:
             log.write(line)
             if (step + 1) % settings.save_steps == 0:
@@ -179,7 +187,7 @@ def train(
     accelerator.wait_for_everyone()
     vlm.model = accelerator.unwrap_model(run.session.model).eval()
     vlm.forget_features()
-    return summarize(out, rows=len(task))
+    return {**summarize(out, rows=len(task)), **task.summary()}
 
 
 def summarize(out: Path, *, rows: int) -> dict[str, Any]:
