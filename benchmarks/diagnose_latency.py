@@ -131,7 +131,7 @@ def measure(model: str, precision: Any, parts: int, folder: Path) -> dict[str, A
     from dcr2ad.stages.diagnose import Diagnoser, diagnose
 
     opened: Any = open_model(model, precision=precision)
-    diagnoser = Diagnoser(opened, KnowledgeBase.builtin(), Expert(gallery=gallery_beside(model)))
+    diagnoser = Diagnoser(opened, KnowledgeBase.builtin(), Expert(gallery=gallery_beside(model), precision=precision))
     clock = Clock()
     clock.wrap(diagnoser.expert, "inspect", "visual expert")
     clock.wrap(opened.vlm, "image_features", "image features")

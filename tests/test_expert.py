@@ -103,6 +103,18 @@ def test_a_reference_of_another_aspect_serves(expert: Expert, parts: dict[str, P
     assert findings.cell == 2
 
 
+@pytest.mark.parametrize("able", [True, False])
+def test_in_bfloat16_the_findings_are_the_same_but_for_rounding(
+    able: bool, expert: Expert, nano_folder: Path, parts: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "cpu_has_bfloat16", lambda: able)
+    quick = Expert(nano_folder, precision="auto")
+    for name in ("sound", "blot"):
+        one, two = (which.inspect(parts[name], [parts["reference"]])[0] for which in (quick, expert))
+        assert one.score == pytest.approx(two.score, abs=0.1 if able else 0)
+        assert (one.cell, one.is_anomalous, one.tone) == (two.cell, two.is_anomalous, two.tone)
+
+
 def test_no_reference_is_refused(expert: Expert, parts: dict[str, Path]) -> None:
     with pytest.raises(InputError, match="no reference"):
         expert.inspect(parts["blot"], [])

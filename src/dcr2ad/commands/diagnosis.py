@@ -55,7 +55,7 @@ def run_diagnose(
     from dcr2ad.kinds import gallery_beside
 
     gallery = gallery_beside(model)
-    seen_by = Expert(gallery=gallery) if expert else None
+    seen_by = Expert(gallery=gallery, precision="auto") if expert else None
     diagnoser = Diagnoser(opened, base, seen_by, context, routing=mode, orders=orders, tolerance=tolerance)
     if compare:
         with console.progress("contexts") as update:

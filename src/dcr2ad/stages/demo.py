@@ -38,7 +38,8 @@ def diagnose_examples(
     Raises:
         ModelError: the model cannot be built or loaded.
     """
-    diagnoser = Diagnoser(open_model(model, precision="auto"), knowledge_base, Expert(gallery=gallery_beside(model)))
+    expert = Expert(gallery=gallery_beside(model), precision="auto")
+    diagnoser = Diagnoser(open_model(model, precision="auto"), knowledge_base, expert)
     made = []
     for number, (kind, defect) in enumerate(EXAMPLES, 1):
         reference = _draw(out / "parts" / f"{kind}_reference.png", kind, None, _SEED)
