@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from dcr2ad.models.drafting import AHEAD, KEPT, SIZES, Drafts, Lookup
 from dcr2ad.models.hf import HFModel
+from dcr2ad.models.prefix import PrefixRunner
 from dcr2ad.types import Sampling
 from tests.test_models import prompt
 from tests.tiny import tiny_internvl, tiny_qwen
@@ -63,6 +65,15 @@ def test_a_response_alone_is_the_one_written_in_company(build, tmp_path: Path) -
             assert (found.text, found.status, found.new_tokens) == (expected.text, expected.status, expected.new_tokens)
         if turn:
             assert len(steps) < 0.5 * sum(done.new_tokens for done in plain)
+    # What was written stands in the cache: going on from it reads nothing anew.
+    start = model.vlm.tokenize(asked[0])
+    ((written, _),) = runner.generate([[start]], max_new_tokens=24, end_ids=model.vlm.end_ids)[0]
+    longer = dataclasses.replace(start, ids=(*start.ids, *written))
+    before = runner.processed_tokens
+    found = runner.continuation_logprobs([longer], [[[5], [6, 7]]])[0]
+    assert runner.processed_tokens - before <= 3
+    assert found == pytest.approx(PrefixRunner(model.vlm).continuation_logprobs([longer], [[[5], [6, 7]]])[0], abs=1e-4)
+
     short = model.generate(asked[:1], Sampling(max_new_tokens=5))[0][0]
     assert short.new_tokens == min(5, plain[0].new_tokens) and plain[0].text.startswith(short.text)
     one, two = (model.generate(asked[:1], Sampling(max_new_tokens=8, temperature=1.0, seed=s))[0][0].text for s in (1, 1))

@@ -57,6 +57,10 @@ Step = Callable[[list[int], torch.Tensor, torch.Tensor, Any], torch.Tensor]
 """One token of each sequence: ids, positions ``(1, N)``, mask ``(N, cached + N)``, cache -> logits ``(N, vocabulary)``."""
 
 
+Keep = Callable[[list[int], DynamicCache], None]
+"""Takes tokens that were written and the cache that ends with them."""
+
+
 def decode(
     segments: Sequence[Segment],
     step: Step,
@@ -65,6 +69,7 @@ def decode(
     end_ids: Sequence[int],
     temperature: float = 0.0,
     drafts: Drafts | None = None,
+    keep: Keep | None = None,
 ) -> list[tuple[list[int], bool]]:
     """Decode all sequences of all segments together.
 
@@ -76,13 +81,14 @@ def decode(
         temperature: 0 for greedy; else each sequence draws from its own seeded source, so that what it is decoded with
             decides nothing.
         drafts: what was written lately, to guess a single greedy sequence from; it is told what is written.
+        keep: is given what a single greedy sequence leaves behind.
 
     Returns:
         for each sequence, segment by segment, its new tokens, and whether an end token closed it.
     """
     count = sum(len(segment.seen) for segment in segments)
     if count == 1 and temperature <= 0 and drafts is not None:
-        return [_confirm(segments[0], step, max_new_tokens, end_ids, drafts)]
+        return [_confirm(segments[0], step, max_new_tokens, end_ids, drafts, keep)]
     cached = sum(segment.length for segment in segments)
     room = cached + count * max_new_tokens
     cache = _joined(segments, room)
@@ -115,7 +121,9 @@ def decode(
     return done
 
 
-def _confirm(segment: Segment, step: Step, limit: int, end_ids: Sequence[int], drafts: Drafts) -> tuple[list[int], bool]:
+def _confirm(
+    segment: Segment, step: Step, limit: int, end_ids: Sequence[int], drafts: Drafts, keep: Keep | None
+) -> tuple[list[int], bool]:
     """Decode one sequence greedily; a step reads the last token and the guesses behind it, and keeps those that come true."""
     lookup = drafts.behind(segment.texts[0])
     cache = _joined([segment], segment.length + limit + AHEAD)
@@ -135,6 +143,8 @@ def _confirm(segment: Segment, step: Step, limit: int, end_ids: Sequence[int], d
         lookup.extend(new)
         if ended or len(written) == limit:
             drafts.remember(written)
+            if keep is not None:
+                keep(written[:-1], _plain(cache, segment.length + len(written[:-1])))
             return written, ended
         # All that was written is in the cache but for the last token, which no step has read yet.
         for layer in cache.layers:
@@ -205,3 +215,14 @@ def _joined(segments: Sequence[Segment], room: int) -> DynamicCache:
     cache = DynamicCache()
     cache.layers = [_Buffer([segment.layers[depth] for segment in segments], room) for depth in range(len(segments[0].layers))]
     return cache
+
+
+def _plain(cache: Any, length: int) -> DynamicCache:
+    """The first tokens of buffers as an ordinary cache of its own."""
+    plain = DynamicCache()
+    for layer in cache.layers:
+        kept = DynamicLayer()
+        kept.lazy_initialization(layer.keys, layer.values)
+        kept.keys, kept.values = layer.keys[..., :length, :].clone(), layer.values[..., :length, :].clone()
+        plain.layers.append(kept)
+    return plain

@@ -60,9 +60,6 @@ class PrefixRunner:
         Args:
             prompts: prompts that show the same images, in the same order.
             options: for each prompt its continuations, each at least one token.
-
-        Returns:
-            for each prompt one natural log-probability a continuation.
         """
         keys, cut = self._enter(prompts)
         found: list[list[float]] = [[0.0] * len(listed) for listed in options]
@@ -140,9 +137,15 @@ class PrefixRunner:
         results: list[list[tuple[list[int], bool]]] = []
         waiting: list[Segment] = []
 
+        alone = groups[0][0].keys(self._vlm.image_token_id) if [len(group) for group in groups] == [1] else ()
+
+        def keep(tokens: list[int], cache: Any) -> None:
+            if alone:  # a response that is written part by part goes on from here
+                self._kept.keep((*alone, *((token, "") for token in tokens)), cache)
+
         def flush() -> None:
             limits: dict[str, Any] = {"max_new_tokens": max_new_tokens, "end_ids": end_ids, "temperature": temperature}
-            written = iter(decode(waiting, self._step, **limits, drafts=self._drafts))
+            written = iter(decode(waiting, self._step, **limits, drafts=self._drafts, keep=keep))
             results.extend([next(written) for _ in segment.seen] for segment in waiting)
             waiting.clear()
 
