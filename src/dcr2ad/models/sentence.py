@@ -72,7 +72,9 @@ class SentenceEncoder:
         hidden = _normed(hidden + own["token_type_embeddings.weight"][0], own, "LayerNorm")
         for layer in self._layers:
             query, key, value = _linear(hidden, layer, "joined").view(len(ids), 3, self._heads, -1).permute(1, 2, 0, 3)[:, None]
-            seen = functional.scaled_dot_product_attention(query, key, value)[0].transpose(0, 1).flatten(1)
+            # In float32: for few tokens the kernel for bfloat16 takes several times as long.
+            seen = functional.scaled_dot_product_attention(query.float(), key.float(), value.float())[0].to(hidden.dtype)
+            seen = seen.transpose(0, 1).flatten(1)
             hidden = _normed(hidden + _linear(seen, layer, "attention.output.dense"), layer, "attention.output.LayerNorm")
             wide = functional.gelu(_linear(hidden, layer, "intermediate.dense"))
             hidden = _normed(hidden + _linear(wide, layer, "output.dense"), layer, "output.LayerNorm")
