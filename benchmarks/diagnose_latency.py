@@ -138,7 +138,15 @@ def measure(model: str, precision: Any, parts: int, folder: Path) -> dict[str, A
     clock.wrap(opened, "search", "routing: search over the base")
     clock.wrap(opened, "score", "scoring: the listed entries, and answers")
     clock.wrap(opened, "generate", "writing: path and reasoning")
-    verdicts, wholes, pieces, work = [], [], [], []
+    verdicts, wholes, pieces, work, saved = [], [], [], [], []
+    steps = Counter[str]()
+    step = opened.runner._step
+
+    def counted(*arguments: Any) -> Any:
+        steps["all"] += 1
+        return step(*arguments)
+
+    opened.runner._step = counted
     kinds = KINDS[:parts]
     for number in range(parts + len(kinds)):  # each kind once to warm up: from then on its reference is known, as on a line
         kind, defect = kinds[number % len(kinds)]
@@ -149,6 +157,7 @@ def measure(model: str, precision: Any, parts: int, folder: Path) -> dict[str, A
         quick(diagnoser, one, reference, name)
         verdict, verdict_work = time.perf_counter() - start, time.process_time() - worked
         clock.seconds.clear()
+        steps.clear()
         start, worked = time.perf_counter(), time.process_time()
         with clock.span("the rest"):
             made = diagnose(diagnoser, two, [reference], object_name=name)
@@ -162,12 +171,14 @@ def measure(model: str, precision: Any, parts: int, folder: Path) -> dict[str, A
             wholes.append(whole)
             pieces.append(dict(clock.seconds))
             work.append((verdict_work, whole_work))
+            saved.append(len(opened.vlm.response_ids(made.response)) / max(1, steps["all"]))
     labels = sorted({label for piece in pieces for label in piece})
     return {
         "verdict_s": statistics.median(verdicts),
         "diagnosis_s": statistics.median(wholes),
         "verdict_cpu_s": statistics.median(verdict for verdict, _ in work),
         "diagnosis_cpu_s": statistics.median(whole for _, whole in work),
+        "tokens_a_step": statistics.median(saved),
         "pieces_s": {label: statistics.median(piece.get(label, 0.0) for piece in pieces) for label in labels},
     }
 
@@ -193,6 +204,7 @@ def main() -> None:
     found["threads"] = threads()
     for name, goal in GOALS.items():
         print(f"{name:<14} {found[name]:8.2f}   goal {goal:.0f}: {'kept' if found[name] <= goal else 'missed'}")
+    print(f"{found['tokens_a_step']:.1f} tokens of the response a step (steps of the search over the base counted too)")
     for label, seconds in found["pieces_s"].items():
         print(f"  {label:<30} {seconds:.2f} s")
     print(json.dumps({key: round(v, 3) if isinstance(v, float) else v for key, v in found.items()}))
