@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from dcr2ad.datasets.defects import DEFECT_KINDS, draw_defect, estimate_foreground
+from dcr2ad.datasets.defects import DEFECT_KINDS, draw_defect
 from dcr2ad.datasets.drawn import PART_KINDS, draw_part, write_drawn
 from dcr2ad.datasets.folder import balanced_subset, object_words, read_folder, with_knowledge
+from dcr2ad.datasets.foreground import estimate_foreground
 from dcr2ad.errors import ImageError, InputError, RecordError, UnknownNameError
 from dcr2ad.images import load_mask
 from dcr2ad.knowledge import KnowledgeBase
@@ -223,7 +224,7 @@ def test_drawn_parts_are_written_in_the_mvtec_layout(tmp_path: Path) -> None:
 
 def test_unknown_parts_and_defects_are_refused() -> None:
     with pytest.raises(UnknownNameError, match="no drawn part"):
-        draw_part("gauge", None, 0)
+        draw_part("bolt", None, 0)
     with pytest.raises(UnknownNameError, match="no drawn defect 'hole'"):
         draw_part("metal_nut", "hole", 0)
     with pytest.raises(UnknownNameError, match="no drawn defect"):
@@ -237,12 +238,14 @@ def test_unknown_parts_and_defects_are_refused() -> None:
 def test_a_drawn_defect_changes_what_its_mask_says_and_stays_on_the_part(kind: str, seed: int, grey: bool) -> None:
     rng = np.random.default_rng(seed)
     levels = rng.normal(128, 10, (90, 120, 1 if grey else 3)).clip(0, 255).astype(np.uint8)
+    levels[30:60:6, 30:90] //= 3  # strokes of a print
     image = Image.fromarray(np.broadcast_to(levels, (90, 120, 3)).copy())
     foreground = np.zeros((90, 120), dtype=bool)
     foreground[15:75, 20:100] = True
     drawn, mask = draw_defect(image, kind, seed=seed, foreground=foreground)
     changed = (np.asarray(drawn) != np.asarray(image)).any(axis=2)
-    assert np.array_equal(changed, mask) and mask.any() and not (mask & ~foreground).any()
+    assert not (changed & ~mask).any() and not (mask & ~foreground).any() and changed.sum() >= 0.3 * mask.sum()
+    assert mask.any() or kind in {"misprint", "misplaced", "missing"}
     if grey:
         assert (np.ptp(np.asarray(drawn), axis=2) == 0).all()
 

@@ -20,7 +20,8 @@ from dcr2ad.errors import InputError, RunError, UnknownNameError
 from dcr2ad.knowledge import KnowledgeBase
 from dcr2ad.parsing import parse_response, write_response
 from dcr2ad.questions import Rejected
-from dcr2ad.stages.instruct import BuildSummary, build_benchmark, build_instructions
+from dcr2ad.stages.building import BuildSummary
+from dcr2ad.stages.instruct import build_benchmark, build_instructions
 from dcr2ad.types import ExpertFindings, Question, Sample, Subtask
 
 REAL_MINI = Path(__file__).parents[2] / "shared" / "data" / "real-mini"

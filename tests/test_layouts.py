@@ -59,6 +59,22 @@ def test_real_iad(tmp_path: Path, nested: bool) -> None:
     assert {s.object for s in samples} == {"audiojack"} and {s.dataset for s in samples} == {"real_iad"}
 
 
+def test_real_iad_single_view_lists(tmp_path: Path) -> None:
+    """The lists of the single-view protocol name one camera's images alone, the folder of pictures holds all five."""
+    root = _real_iad(tmp_path, False)
+    whole = root / "realiad_jsons" / "audiojack.json"
+    listed = json.loads(whole.read_text())
+    for part in ("train", "test"):
+        listed[part] = [row for row in listed[part] if "_C1_" in row["image_path"]]
+    (root / "realiad_jsons_sv").mkdir()
+    (root / "realiad_jsons_sv" / "audiojack.json").write_text(json.dumps(listed))
+    assert len(list(read_folder(root))) == 25  # with both, the multi-view lists are read
+    whole.unlink()
+    samples = list(read_folder(root))
+    assert len(samples) == 5 and sum(s.is_anomalous for s in samples) == 1
+    assert all("_C1_" in path for s in samples for path in (s.image, *s.references)) and all(s.references for s in samples)
+
+
 def test_all_views_of_one_part_lie_in_one_split(tmp_path: Path) -> None:
     _real_iad(tmp_path, False)
     train, dev = (list(read_folder(tmp_path, split=split)) for split in ("train", "dev"))
@@ -120,6 +136,23 @@ def test_ds_mvtec(tmp_path: Path, masks: str) -> None:
     samples = list(read_folder(root))
     assert len(samples) == 4 and all(bool(s.masks) == s.is_anomalous for s in samples)
     assert all(s.references and "/good/" in s.references[0] for s in samples)
+
+
+@pytest.mark.parametrize("name", ["MVTec-AD", "mvtec_anomaly_detection"])
+def test_ds_mvtec_takes_references_from_mvtec_ad_beside_it(tmp_path: Path, name: str) -> None:
+    root = tmp_path / "DS-MVTec"
+    for index in range(3):
+        _picture(root / "pill" / "image" / "good" / f"{index:03d}.png")
+        _picture(root / "pill" / "image" / "crack" / f"{index:03d}.png")
+        _picture(root / "pill" / "rbg_mask" / "crack" / f"{index:03d}_mask.png", 255)
+        _picture(tmp_path / name / "pill" / "train" / "good" / f"{index:03d}.png")
+        _picture(tmp_path / name / "pill" / "test" / "good" / f"{index:03d}.png")
+    for path in (root, root / "pill"):
+        samples = list(read_folder(path, references=2))
+        assert len(samples) == 6 and all(Path(s.image).is_relative_to(root) for s in samples)
+        lent = tmp_path / name / "pill" / "train" / "good"
+        assert all(Path(ref).parent == lent for s in samples for ref in s.references)
+        assert all(len(s.references) == 2 for s in samples)
 
 
 def test_goodsad_and_btad_read_as_mvtec(tmp_path: Path) -> None:

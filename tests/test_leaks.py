@@ -115,13 +115,16 @@ def test_instruct_refuses_forbidden_images_and_references_and_says_so(drawn: Pat
     refused = drawn / "metal_nut" / "test" / "scratch"
     guard = read_forbidden([refused])
     settings = InstructSettings(expert=False, split="")
-    how = {"seed": 0, "datasets": ("drawn",), "forbidden": guard}
+    seen: list[int] = []
+    progress = lambda done, total: seen.append(done)  # noqa: E731
+    how = {"seed": 0, "datasets": ("drawn",), "forbidden": guard, "progress": progress}
     summary = build_instructions(drawn, tmp_path / "out", KnowledgeBase.builtin(), settings, **how)  # type: ignore[arg-type]
     asked = {q.sample.image for q in read_records(tmp_path / "out" / "questions.jsonl", Question)}
     assert asked and not {path for path in asked if str(refused) in path}
     lines = [r for r in read_records(tmp_path / "out" / "rejected.jsonl", Rejected) if r.reason.startswith("image is in")]
     assert {line.sample for line in lines} >= {"metal_nut/test/scratch/000.png", "metal_nut/test/scratch/001.png"}
     assert summary.rejected["image is in a benchmark"] == len(lines)
+    assert seen == list(range(1, summary.images + len(lines) + 1))  # refused images count as done too
 
 
 @needs_shared

@@ -19,7 +19,8 @@ from dcr2ad.errors import ImageError
 from dcr2ad.geometry import mask_geometry, sample_geometry
 from dcr2ad.knowledge import KnowledgeBase
 from dcr2ad.places import PLACES, cell_shares
-from dcr2ad.questions import CLEAR_SHARE, MAIN_SHARE, QuestionMaker, answer_under
+from dcr2ad.questions import CLEAR_SHARE, MAIN_SHARE, QuestionMaker
+from dcr2ad.rivals import answer_under
 from dcr2ad.types import Question, Sample, Subtask
 from dcr2ad.wordings import BENCHMARK_WORDING, INSTRUCT_WORDING, QuestionWording
 

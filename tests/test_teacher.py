@@ -17,7 +17,9 @@ from dcr2ad.knowledge import KnowledgeBase
 from dcr2ad.parsing import LETTERS, parse_response, write_response
 from dcr2ad.places import PLACES
 from dcr2ad.prompts import describe_findings, shape_word, size_word
-from dcr2ad.questions import QuestionMaker, answer_under, at_place
+from dcr2ad.questions import QuestionMaker
+from dcr2ad.rivals import answer_under
+from dcr2ad.statements import at_place
 from dcr2ad.teacher import REASONING_WORDS, WHY_WORDS, BuiltinTeacher, Teacher, direct_answer
 from dcr2ad.types import ExpertFindings, KnowledgeEntry, Question, Sample, Subtask, Trajectory
 

@@ -16,8 +16,9 @@ from dcr2ad.datasets.drawn import write_drawn
 from dcr2ad.geometry import Geometry, mask_geometry, sample_geometry
 from dcr2ad.knowledge import KnowledgeBase
 from dcr2ad.prompts import size_word
-from dcr2ad.questions import Rejected, at_place
+from dcr2ad.questions import Rejected
 from dcr2ad.stages import instruct
+from dcr2ad.statements import at_place
 from dcr2ad.teacher import BuiltinTeacher
 from dcr2ad.types import KnowledgeEntry, Question, Trajectory
 from dcr2ad.verify import false_statements

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from dcr2ad.balance import LOOK_END, OptionBalance, best_options, surplus, uneven_sides
 from dcr2ad.geometry import Geometry, sample_geometry
 from dcr2ad.knowledge import KnowledgeBase
-from dcr2ad.knowledge.agnostic import name_object
-from dcr2ad.knowledge.objects import GENERAL_DOMAINS, domains
-from dcr2ad.knowledge.search import tokens
+from dcr2ad.knowledge.objects import domains
 from dcr2ad.places import PLACES, neighbours
 from dcr2ad.prompts import shape_word, size_word
+from dcr2ad.rivals import VAGUE_DOMAIN, Rivals
+from dcr2ad.statements import alike, at_place, capital, statement
 from dcr2ad.types import KnowledgeEntry, Question, Record, Sample, Subtask
 from dcr2ad.wordings import INSTRUCT_WORDING, QuestionWording
 
@@ -26,8 +26,6 @@ MAIN_SHARE = 0.5
 """A place is asked for only where one cell holds at least this share of the mask; not in the paper."""
 CLEAR_SHARE = 0.15
 """A cell that holds more of the mask than this is never offered as a wrong place; not in the paper."""
-VAGUE_DOMAIN = "general"
-"""Entries of this domain name no kind of defect ("defect of unknown kind") and are neither asked for nor offered."""
 KINDLESS_LABELS = frozenset({"defective", "defect", "bad", "ng", "anomaly", "anomalous", "ko", "damaged", "combined"})
 """Labels that say that there is a defect and not which; what an alias makes of one is no truth to measure by."""
 COMMON_OBJECTS = ("gear wheel", "zipper", "glass bottle", "electric cable", "leather sheet", "toothbrush", "carpet")
@@ -85,12 +83,9 @@ class QuestionMaker:
         self._wording = wording
         self._measuring = measuring
         self.balance = OptionBalance()
-        self._keys: dict[str, set[str]] = {}
         samples = list(samples)
-        for sample in samples:
-            self._keys.setdefault(sample.object, set()).update([sample.right_key] if sample.right_key else [])
-        self._data_keys = set().union(*self._keys.values())
-        self._words = {entry.key: _kind_words(entry) for entry in knowledge_base}
+        self._rivals = Rivals(knowledge_base, samples, measuring=measuring)
+        self._keys = self._rivals.of_object
         good = [sample for sample in samples if not sample.is_anomalous]
         self._normal = {sample.right_key for sample in good if sample.right_key and not self._fits_all(sample.right_key)}
         self._normal_options = 1
@@ -138,9 +133,9 @@ class QuestionMaker:
 
     def _kind_of_normal(self, sample: Sample) -> str:
         """The first of the data's normal statements that reads much like the sample's own: the two never stand together."""
-        own = _statement(self._base.get(sample.right_key or ""), "cues", "")
-        texts = [_statement(entry, "cues", "") for entry in self._entries(self._normal)]
-        return next(text for text in texts if _alike(text, own, 0.3))
+        own = statement(self._base.get(sample.right_key or ""), "cues", "")
+        texts = [statement(entry, "cues", "") for entry in self._rivals.entries(self._normal)]
+        return next(text for text in texts if alike(text, own, 0.3))
 
     def _fits_all(self, key: str) -> bool:
         """Whether a normal entry says nothing that would be wrong of another object."""
@@ -196,11 +191,11 @@ class QuestionMaker:
             return None
         look = f"{size_word(geometry.extent)}, {shape}"
         other_shape = "compact" if shape == "line-like" else "line-like"
-        others = [_capital(f"{size}, {other_shape}") for size in ("tiny", "small", "medium", "large")]
-        fair = self.balance.fair_looks(_capital(look), others)
+        others = [capital(f"{size}, {other_shape}") for size in ("tiny", "small", "medium", "large")]
+        fair = self.balance.fair_looks(capital(look), others)
         if not fair:
             return None
-        looks, cells = (_capital(look), rng.choice(fair)), (geometry.cell, rng.choice(far))
+        looks, cells = (capital(look), rng.choice(fair)), (geometry.cell, rng.choice(far))
         options = [(f"{look}{LOOK_END}{at_place(cell)}", "") for look in looks for cell in cells]
         return _Draft(rng.choice(self._wording.description), options[0], options[1:], "mask")
 
@@ -213,17 +208,8 @@ class QuestionMaker:
             "effect": self._wording.effect,
             "cause": self._wording.cause,
         }
-        near = {other.key for other, _ in self._base.look_alikes(entry.key)} | set(self._keys.get(sample.object, ()))
-        tiers = self._plausible_keys(sample, near) if self._measuring else (self._data_keys, near, self._words)
-        rivals = ([other for other in self._entries(keys) if self._is_rival(other, entry, sample)] for keys in tiers)
+        near, rivals = self._rivals.tiers(entry, sample)
         return self._choice(subtask, rng.choice(templates[kind]), kind, sample, entry, rivals, near, rng)
-
-    def _plausible_keys(self, sample: Sample, near: Collection[str]) -> tuple[Collection[str], ...]:
-        """Keys of defects this object can have: its own in the data, the data's that fit, look-alikes, any that fit."""
-        first, *others = domains(sample.object)
-        fitting = {entry.key for entry in self._base if entry.category in {first, *others, *GENERAL_DOMAINS}}
-        of_first = {entry.key for entry in self._base if entry.category == first}
-        return self._keys.get(sample.object, ()), self._data_keys & fitting, set(near) & fitting, of_first, fitting
 
     def _object_analysis(self, sample: Sample, entry: KnowledgeEntry, rng: random.Random) -> _Draft | str:
         """The normal entry of this object against those of domains that do not fit it, of the data's own where it has two."""
@@ -234,22 +220,22 @@ class QuestionMaker:
         rivals = (
             [
                 other
-                for other in self._entries(keys)
+                for other in self._rivals.entries(keys)
                 if other.is_normal and other.category not in fitting and not self._fits_all(other.key)
             ]
-            for keys in ([self._normal] if own else [self._words])
+            for keys in ([self._normal] if own else [self._rivals.known])
         )
         text = rng.choice(self._wording.object_analysis)
         most = self._normal_options - 1 if own else 3
         return self._choice(Subtask.OBJECT_ANALYSIS, text, "cues", sample, entry, rivals, (), rng, most)
 
     def _object_classification(self, sample: Sample, rng: random.Random) -> _Draft:
-        own = [(_capital(name), "") for name in sorted(self._keys) if not _alike(name, sample.object, 0)]
+        own = [(capital(name), "") for name in sorted(self._keys) if not alike(name, sample.object, 0)]
         wrong = self.balance.order(Subtask.OBJECT_CLASSIFICATION, own, (), rng)[:3]
         if not wrong:  # data of one object: its name is always right, and others must be found
-            wrong = [(_capital(name), "") for name in COMMON_OBJECTS if not _alike(name, sample.object, 0)]
+            wrong = [(capital(name), "") for name in COMMON_OBJECTS if not alike(name, sample.object, 0)]
             wrong = rng.sample(wrong, 3)
-        return _Draft(rng.choice(self._wording.object_classification), (_capital(sample.object), ""), wrong, "label")
+        return _Draft(rng.choice(self._wording.object_classification), (capital(sample.object), ""), wrong, "label")
 
     def _choice(
         self,
@@ -264,37 +250,19 @@ class QuestionMaker:
         most: int = 3,
     ) -> _Draft | str:
         """The right entry's statement and up to `most` of others, from the first tier on, that do not say much the same."""
-        right = _statement(entry, kind, sample.object)
+        right = statement(entry, kind, sample.object)
         if not right:
             return f"the knowledge entry has no {kind}"
         wrong: list[tuple[str, str]] = []
         for tier in rivals:
-            offers = [(_statement(rival, kind, sample.object), rival.key) for rival in tier]
-            favoured = {statement for statement, key in offers if key in near}
-            for statement, key in self.balance.order(subtask, offers, favoured, rng):
-                if statement and not any(_alike(statement, other, 0.3) for other in (right, *(text for text, _ in wrong))):
-                    wrong.append((statement, key))
+            offers = [(statement(rival, kind, sample.object), rival.key) for rival in tier]
+            favoured = {offer for offer, key in offers if key in near}
+            for offer, key in self.balance.order(subtask, offers, favoured, rng):
+                if offer and not any(alike(offer, other, 0.3) for other in (right, *(said for said, _ in wrong))):
+                    wrong.append((offer, key))
                 if len(wrong) == most:
                     return _Draft(text, (right, entry.key), wrong, "entry")
         return "too few wrong options that are plainly wrong"
-
-    def _is_rival(self, other: KnowledgeEntry, entry: KnowledgeEntry, sample: Sample) -> bool:
-        """Whether an entry can be a wrong option beside the right one: a kind of defect that could not be called right as well.
-
-        A word that one's title or aliases share with the other's says that it could, but never of kinds that the data itself
-        tells apart on this object.
-        """
-        if other.key == entry.key or other.is_normal or other.category == VAGUE_DOMAIN:
-            return False
-        if other.key in self._keys.get(sample.object, ()):
-            return True
-        # What the right entry itself names as cause or effect may well be seen beside it: wear beside pitting.
-        if self._measuring and self._words[other.key] & set(tokens(f"{entry.cause} {entry.effect} {entry.text}")):
-            return False
-        return not any(a in b or b in a for a in self._words[entry.key] for b in self._words[other.key])
-
-    def _entries(self, keys: Iterable[str]) -> list[KnowledgeEntry]:
-        return [self._base.get(key) for key in sorted(keys)]
 
     def _finish(self, draft: _Draft, subtask: Subtask, sample: Sample, rng: random.Random) -> Question | str:
         """Shuffle the options, put the right one in its place, and make sure that just one is right."""
@@ -318,27 +286,6 @@ class QuestionMaker:
         )
 
 
-def answer_under(entry: KnowledgeEntry, question: Question) -> int | None:
-    """The option a reader who believes `entry` must choose: what KR-RTS concludes under a wrong entry (Section 3.3).
-
-    Detection follows `is_normal`; a question whose options come from entries follows the option of this one; a place or an
-    outline seen in the picture is the same under every defect. None where the entry leads to no option.
-    """
-    if question.subtask is Subtask.DETECTION:
-        right_side = entry.is_normal != question.sample.is_anomalous
-        return question.answer if right_side else 1 - question.answer
-    keys = question.provenance.get("keys", "").split()
-    if keys:
-        return keys.index(entry.key) if entry.key in keys else None
-    asks_defect = question.subtask in {Subtask.LOCALIZATION, Subtask.DESCRIPTION}
-    return question.answer if asks_defect != entry.is_normal else None
-
-
-def at_place(cell: int) -> str:
-    """A cell's name with its preposition: ``at the top left``, ``in the centre``."""
-    return f"{'in' if cell == 4 else 'at'} the {PLACES[cell]}"
-
-
 def _asked(sample: Sample) -> tuple[Subtask, ...]:
     """Sub-tasks asked of a sample, in order."""
     if sample.is_anomalous:
@@ -346,32 +293,3 @@ def _asked(sample: Sample) -> tuple[Subtask, ...]:
             Subtask.DETECTION, Subtask.CLASSIFICATION, Subtask.LOCALIZATION, Subtask.DESCRIPTION, Subtask.ANALYSIS,
         )  # fmt: skip
     return (Subtask.DETECTION, Subtask.OBJECT_CLASSIFICATION, Subtask.OBJECT_ANALYSIS)
-
-
-def _statement(entry: KnowledgeEntry, kind: str, object_name: str) -> str:
-    """What an entry says of one kind, as an option's text; empty where it says nothing."""
-    if kind == "title":
-        return entry.title
-    text = ", ".join(entry.cues[:2]) if kind == "cues" else entry.effect if kind == "effect" else entry.cause
-    return _capital(name_object(text, object_name))
-
-
-_GENERIC = frozenset(
-    tokens("surface part area region edge local small large deep circuit copper track board metal object defect")
-)
-
-
-def _kind_words(entry: KnowledgeEntry) -> frozenset[str]:
-    """Stems of the words an entry's kind of defect goes by: of its title and of its aliases."""
-    names = " ".join((entry.title, *(alias.rpartition("/")[2].replace("_", " ") for alias in entry.aliases)))
-    return frozenset(word for word in tokens(names) if len(word) > 2) - _GENERIC
-
-
-def _alike(one: str, other: str, limit: float) -> bool:
-    """Whether two texts share more than `limit` of the shorter one's words."""
-    a, b = set(tokens(one)), set(tokens(other))
-    return len(a & b) > limit * max(1, min(len(a), len(b)))
-
-
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]

@@ -17,7 +17,7 @@ from dcr2ad.geometry import Geometry, sample_geometry
 from dcr2ad.parsing import LETTERS
 from dcr2ad.places import PLACES
 from dcr2ad.prompts import shape_word, size_word, tone_words
-from dcr2ad.questions import at_place
+from dcr2ad.statements import at_place
 from dcr2ad.types import ExpertFindings, KnowledgeEntry, Question, Subtask, Trajectory
 
 WHY_WORDS = 14

@@ -47,6 +47,8 @@ class Row(BaseModel):
     """Camera position; a reference has the same one."""
     serves: bool = True
     """Whether a good image may serve as a reference; not so the good side of a defective part."""
+    asked: bool = True
+    """Whether it is a sample; not so a reference that another data set lends."""
 
 
 def is_real_iad(root: Path) -> bool:

@@ -26,6 +26,7 @@ from dcr2ad.datasets.defects import DEFECT_KINDS, draw_defect
 from dcr2ad.datasets.folder import ResolvesLabels, with_knowledge
 from dcr2ad.errors import ImageError, InputError
 from dcr2ad.images import load_image
+from dcr2ad.knowledge.objects import domains
 from dcr2ad.types import Sample
 
 DRAWN = "drawn/"
@@ -45,6 +46,8 @@ class Planned(NamedTuple):
 
     sample: Sample
     """The picture it will be; `image` and `masks` are the files to be written."""
+    kind: str
+    """One of `dcr2ad.datasets.defects.DEFECT_KINDS`; the sample's label is this, or the object's own word for it."""
     source: Sample
     """The good photograph."""
     difficulty: str
@@ -84,10 +87,20 @@ def plan_defects(
         for _ in range(count):
             order = order or rng.sample(list(kinds), len(kinds))
             difficulty, drawing = rng.choice(list(STRENGTHS)), rng.getrandbits(32)
-            sample = _planned_sample(source, order.pop(), drawing, folder)
+            kind = order.pop()
+            sample = _planned_sample(source, label_of(kind, source.object), drawing, folder)
             (known,) = with_knowledge([sample], knowledge_base)
             if known.right_key is not None:
-                yield Planned(known, source, difficulty, drawing)
+                yield Planned(known, kind, source, difficulty, drawing)
+
+
+def label_of(kind: str, object_name: str) -> str:
+    """The label of a drawn defect: cloth frays in another way than a brittle edge.
+
+    >>> label_of("fray", "carpet"), label_of("fray", "magnetic tile"), label_of("dent", "carpet")
+    ('fraying', 'fray', 'dent')
+    """
+    return "fraying" if kind == "fray" and domains(object_name)[0] == "textile" else kind
 
 
 def draw_planned(planned: Planned) -> None:
@@ -99,8 +112,7 @@ def draw_planned(planned: Planned) -> None:
     picture_file, mask_file = Path(planned.sample.image), Path(planned.sample.masks[0])
     if picture_file.is_file() and mask_file.is_file():
         return
-    photograph = load_image(planned.source.image)
-    kind = planned.sample.defect or ""
+    photograph, kind = load_image(planned.source.image), planned.kind
     for attempt in range(_TRIES):
         picture, mask = draw_defect(photograph, kind, seed=planned.seed + attempt, strength=STRENGTHS[planned.difficulty])
         if _is_seen(photograph, picture, mask):
@@ -186,9 +198,11 @@ def _is_seen(before: Image.Image, after: Image.Image, mask: np.ndarray) -> bool:
     """Whether the drawn defect stands out of the texture it lies on."""
     if not mask.any():
         return False
-    change = np.abs(np.asarray(after, dtype=np.int16) - np.asarray(before, dtype=np.int16)).max(axis=2)
-    contrast = float(change[mask].mean() / 255)
-    texture = float(np.asarray(before.convert("L"), dtype=np.float64)[mask].std() / 255)
+    box = Image.fromarray(mask).getbbox() or (0, 0, 1, 1)
+    old, new, here = before.crop(box), after.crop(box), mask[box[1] : box[3], box[0] : box[2]]
+    change = np.abs(np.asarray(new, dtype=np.int16) - np.asarray(old, dtype=np.int16)).max(axis=2)
+    contrast = float(change[here].mean() / 255)
+    texture = float(np.asarray(old.convert("L"), dtype=np.float64)[here].std() / 255)
     return contrast >= max(_LEAST_CONTRAST, _LEAST_OF_TEXTURE * texture)
 
 

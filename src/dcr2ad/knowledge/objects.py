@@ -131,6 +131,9 @@ cookie | biscuit | food structural surface | baked disc
 solar_cell | cell | cell surface structural | photovoltaic wafer
 solar_cell_mono | solar cell, cell | cell surface structural | single-crystal wafer
 solar_cell_poly | solar cell, cell | cell surface structural | multicrystal wafer
+blister_pack | | logical packaging contamination | card of sealed domes
+pressure_gauge | | logical print glass | dial with pointer
+cover_plate | | assembly metal surface | screwed cover
 01 | | polymer surface structural | dark moulded disc
 02 | | wood surface structural | striped panel
 03 | | metal surface structural | round plate

@@ -17,7 +17,8 @@ from dcr2ad.artifacts import read_records, write_text
 from dcr2ad.knowledge import KnowledgeBase
 from dcr2ad.knowledge.objects import normalise
 from dcr2ad.parsing import LETTERS
-from dcr2ad.stages.instruct import BuildSummary, Inspects, Progress, build_benchmark
+from dcr2ad.stages.building import BuildSummary, Inspects, Progress
+from dcr2ad.stages.instruct import build_benchmark
 from dcr2ad.types import Question, Sample
 
 MMAD_FILE, IMAGES = "mmad.json", "images"

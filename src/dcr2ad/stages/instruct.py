@@ -1,94 +1,26 @@
 """AD-Instruct: photographs with labels to verified questions with worked responses (Section 4.1, Appendix B.1).
 
-Reads a folder of photographs and the knowledge base; writes ``samples.jsonl``, ``questions.jsonl`` and ``rejected.jsonl`` under
-the stage's folder and returns a `BuildSummary`. The same machinery makes a benchmark: held-out wording, no responses. Knows
-nothing about models; the visual expert is an object with `inspect`.
-
-A run may be killed at any moment. Each image is written as its questions, its rejected questions, and last its own line, which
-says that it is done; lines of an image without that line are thrown away when the run continues.
+Reads a folder of photographs and the knowledge base, chooses the samples, and has `dcr2ad.stages.building` write questions. The
+same machinery makes a benchmark: held-out wording, no responses. Knows nothing about models.
 """
 
 from __future__ import annotations
 
-import json
 import random
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
 
-from pydantic import Field
-
-from dcr2ad.artifacts import RecordWriter, StageFolder, digest_json, drop_torn_line, read_records, write_text
 from dcr2ad.config import InstructSettings
 from dcr2ad.datasets.folder import Part, Skipped, balanced_subset, read_folder, with_knowledge
-from dcr2ad.datasets.onto import DRAWN, Planned, draw_planned, plan_defects
-from dcr2ad.deception import candidates_for, choose_wrong_key
+from dcr2ad.datasets.onto import Planned, plan_defects
 from dcr2ad.endpoint_teacher import open_teacher
-from dcr2ad.errors import ImageError, InputError
-from dcr2ad.geometry import sample_geometry
-from dcr2ad.images import load_image
+from dcr2ad.errors import InputError
 from dcr2ad.knowledge import KnowledgeBase
-from dcr2ad.leaks import Forbidden, Match
-from dcr2ad.questions import QuestionMaker, Rejected
-from dcr2ad.routing import LISTED
-from dcr2ad.teacher import Teacher, direct_answer
-from dcr2ad.types import ExpertFindings, Question, Record, Sample, Trajectory
-from dcr2ad.verify import check_response
-from dcr2ad.wordings import BENCHMARK_WORDING, INSTRUCT_WORDING, QuestionWording
-
-_UNREADABLE, _SKIPPED, _FORBIDDEN = "image or mask cannot be read", "file skipped", "image is in a benchmark"
-_UNDRAWN = "no defect could be drawn"
-"""How the reason of a whole image begins in rejected.jsonl; the case follows after a colon."""
-
-_DENIED = "the response cannot stand"
-TRIES = 3
-"""How often a response is written that the mask denies; not in the paper, which revises by hand."""
-
-Progress = Callable[[int, int], None]
-"""Called with images done and images in all."""
-
-
-class Inspects(Protocol):
-    """What this stage needs of the visual expert."""
-
-    @property
-    def fingerprint(self) -> str:
-        """What decides the findings."""
-
-    def inspect(self, image: str, references: Sequence[str]) -> tuple[ExpertFindings, Any]:
-        """Findings and anomaly map of an image beside its references."""
-
-
-class BuildSummary(Record):
-    """What was made and what was dropped, counted."""
-
-    images: int
-    """Images in samples.jsonl."""
-    defective: int
-    """Of these, defective ones."""
-    drawn: int = 0
-    """Of these, good photographs onto which a defect was drawn."""
-    with_findings: int
-    """Of these, those with the expert's findings."""
-    questions: int
-    """Questions made."""
-    subtasks: dict[str, int]
-    """Questions a sub-task."""
-    objects: dict[str, int]
-    """Questions an object."""
-    letters: dict[str, list[int]]
-    """How often each option index is right, by number of options."""
-    reasoned: int
-    """Questions with a worked response."""
-    direct: int
-    """Questions with a direct answer."""
-    rewritten: int = 0
-    """Responses that stand after having been written again: the mask denied the first."""
-    rejected: dict[str, int] = Field(default_factory=dict)
-    """Questions and images dropped, by reason."""
-    skipped: dict[str, int] = Field(default_factory=dict)
-    """Files the reader could not use, by reason; the files are named in rejected.jsonl."""
+from dcr2ad.leaks import Forbidden
+from dcr2ad.stages.building import Build, BuildSummary, Inspects, Progress
+from dcr2ad.teacher import Teacher
+from dcr2ad.types import Sample
+from dcr2ad.wordings import BENCHMARK_WORDING, INSTRUCT_WORDING
 
 
 def build_instructions(
@@ -136,7 +68,7 @@ def build_instructions(
     if settings.draw_defects:
         folder = Path(out) / "drawn"
         planned = list(plan_defects(chosen[0], settings.draw_defects, folder, knowledge_base, seed=seed))
-    return _Build(
+    return Build(
         chosen,
         knowledge_base,
         INSTRUCT_WORDING,
@@ -170,7 +102,7 @@ def build_benchmark(
     """
     chosen = _choose(data, knowledge_base, split, max_images, seed, datasets, parts)
     config = {"split": split, "max_images": max_images, "expert": expert is not None}
-    build = _Build(chosen, knowledge_base, BENCHMARK_WORDING, seed=seed, expert=expert, teacher=None)
+    build = Build(chosen, knowledge_base, BENCHMARK_WORDING, seed=seed, expert=expert, teacher=None)
     return build.run(Path(out), "benchmark", config, fresh, progress)
 
 
@@ -202,205 +134,3 @@ def _has_part(data: str | Path, split: str, datasets: Sequence[str], parts: Sequ
     except InputError:
         return False
     return True
-
-
-class _Build:
-    """One run over the samples."""
-
-    def __init__(
-        self,
-        chosen: tuple[list[Sample], tuple[Skipped, ...], list[Sample]],
-        knowledge_base: KnowledgeBase,
-        wording: QuestionWording,
-        *,
-        seed: int,
-        expert: Inspects | None,
-        teacher: Teacher | None,
-        direct_share: float = 0.0,
-        listed_share: float = 0.0,
-        forbidden: Forbidden | None = None,
-        planned: Sequence[Planned] = (),
-    ) -> None:
-        self._real, self._skipped, every = chosen
-        self._planned = {item.sample.id: item for item in planned}
-        self._samples = [*self._real, *(item.sample for item in planned)]
-        if planned:
-            random.Random(f"{seed}/order").shuffle(self._samples)
-        self._base = knowledge_base
-        measuring = wording is BENCHMARK_WORDING
-        # A small benchmark still offers the kinds of defect that the whole data holds.
-        known = every if measuring else self._samples
-        self._maker = QuestionMaker(knowledge_base, known, seed=seed, wording=wording, measuring=measuring)
-        self._seed = seed
-        self._expert = expert
-        self._teacher = teacher
-        self._direct_share = direct_share
-        self._listed_share = listed_share
-        self._forbidden = forbidden
-
-    def run(self, out: Path, stage: str, config: dict[str, Any], fresh: bool, progress: Progress | None) -> BuildSummary:
-        """Write the three files, or continue them; returns what they hold."""
-        inputs = {
-            "samples": digest_json([sample.model_dump(mode="json") for sample in self._real]),
-            "knowledge": self._base.digest,
-            "findings": "none" if self._expert is None else self._expert.fingerprint,
-        }
-        if self._forbidden is not None:
-            inputs["forbidden"] = digest_json(self._forbidden.digest_parts)
-        with StageFolder(out, stage=stage, config=config, inputs=inputs, seed=self._seed, fresh=fresh) as folder:
-            if folder.done:
-                return BuildSummary.model_validate(folder.manifest.summary)
-            done = _keep_finished(out)
-            for question in read_records(out / "questions.jsonl", Question):
-                self._maker.balance.count(question)
-            self._write_all(out, done, progress)
-            summary = _count(out, self._skipped)
-            if not summary.questions:
-                raise InputError(f"no question could be made of {summary.images} images", f"See {out / 'rejected.jsonl'}")
-            folder.finish(summary.model_dump(mode="json"))
-            return summary
-
-    def _write_all(self, out: Path, done: set[str], progress: Progress | None) -> None:
-        with (
-            RecordWriter(out / "samples.jsonl") as samples,
-            RecordWriter(out / "questions.jsonl") as questions,
-            RecordWriter(out / "rejected.jsonl") as rejected,
-        ):
-            for position, sample in enumerate(self._samples, 1):
-                if sample.id not in done:
-                    try:
-                        if why := self._refusal(sample):
-                            rejected.write(Rejected(sample=sample.id, reason=why))
-                            continue
-                        seen = self._inspect(sample)
-                        made, dropped = self._maker.make(seen)
-                    except ImageError as error:
-                        rejected.write(Rejected(sample=sample.id, reason=f"{_UNREADABLE}: {error.what}"))
-                    else:
-                        answered = [self._respond(question) for question in made]
-                        for question, item in zip(made, answered, strict=True):
-                            if isinstance(item, Rejected):  # a resumed run must not know of it either
-                                self._maker.balance.count(question, -1)
-                        questions.write(*(item for item in answered if isinstance(item, Question)))
-                        rejected.write(*dropped, *(item for item in answered if isinstance(item, Rejected)))
-                        samples.write(seen)
-                if progress is not None:
-                    progress(position, len(self._samples))
-            rejected.write(*(Rejected(sample=item.path, reason=f"{_SKIPPED}: {item.why}") for item in self._skipped))
-
-    def _refusal(self, sample: Sample) -> str:
-        """Why the sample is left out whole, or an empty text; a planned picture is drawn on the way."""
-        if match := self._forbidden_match(sample):
-            return f"{_FORBIDDEN}: {match.reason}"
-        if planned := self._planned.get(sample.id):
-            try:
-                draw_planned(planned)
-            except ImageError as error:
-                return f"{_UNDRAWN}: {error.what}"
-        return ""
-
-    def _forbidden_match(self, sample: Sample) -> Match | None:
-        """Why the sample may not be used; its references count, since training shows them."""
-        if self._forbidden is None:
-            return None
-        planned = self._planned.get(sample.id)
-        shown = planned.source.image if planned else sample.image
-        found = (self._forbidden.find(path, sample.dataset) for path in (shown, *sample.references))
-        return next((match for match in found if match is not None), None)
-
-    def _inspect(self, sample: Sample) -> Sample:
-        """The sample with the expert's findings; without expert or reference its images are only opened, to fail here."""
-        if self._expert is None or not sample.references:
-            for path in (sample.image, *sample.references):
-                load_image(path)
-            return sample
-        findings, _ = self._expert.inspect(sample.image, sample.references)
-        return sample.model_copy(update={"expert": findings})
-
-    def _respond(self, question: Question) -> Question | Rejected:
-        """The question with its listed entries and its response, where there is a teacher.
-
-        A response that says of the mark what the mask denies is written again, `TRIES` times in all, and then dropped.
-        """
-        if self._teacher is None:
-            return question
-        rng = random.Random(f"{self._seed}/{question.id}/response")
-        direct, listed = rng.random() < self._direct_share, rng.random() < self._listed_share
-        key = question.sample.right_key
-        if direct:
-            response, who = direct_answer(question), "direct"
-        else:
-            response, who = None, self._teacher.name
-        tries, false = 1, ["no response"]
-        while response is None and tries <= TRIES:
-            written = self._teacher.write(question, self._base.get(key) if key else None, attempt=tries - 1)
-            false = (
-                [written] if isinstance(written, str) else check_response(question, written, sample_geometry(question.sample))
-            )
-            if isinstance(written, Trajectory) and not false:
-                response = written
-            else:
-                tries += 1
-        if response is None:
-            return Rejected(sample=question.sample.id, subtask=question.subtask, reason=f"{_DENIED}: {'; '.join(false)}")
-        provenance = {**question.provenance, "teacher": who, **({"tries": str(tries)} if tries > 1 else {})}
-        update: dict[str, Any] = {"response": response, "provenance": provenance}
-        if listed and key:
-            wrong = choose_wrong_key(question.sample, key, self._base, seed=self._seed).key
-            update["candidates"] = candidates_for(key, wrong, question.sample, self._base, count=LISTED, seed=self._seed)
-        return question.model_copy(update=update)
-
-
-def _keep_finished(out: Path) -> set[str]:
-    """Ids of the images that are done; lines of an unfinished one are cut off the files."""
-    paths = {name: out / f"{name}.jsonl" for name in ("samples", "questions", "rejected")}
-    for path in paths.values():
-        drop_torn_line(path)
-        path.touch()
-    done = {sample.id for sample in read_records(paths["samples"], Sample)}
-    whole = (_UNREADABLE, _FORBIDDEN, _UNDRAWN)
-    done |= {item.sample for item in read_records(paths["rejected"], Rejected) if item.reason.startswith(whole)}
-    for name in ("questions", "rejected"):
-        lines = paths[name].read_text(encoding="utf-8").splitlines(keepends=True)
-        kept = [line for line in lines if _sample_of(json.loads(line)) in done]
-        if len(kept) < len(lines):
-            write_text(paths[name], "".join(kept))
-    return done
-
-
-def _sample_of(line: dict[str, Any]) -> str:
-    """Id of the sample a line of questions.jsonl or rejected.jsonl belongs to."""
-    sample = line["sample"]
-    return str(sample["id"] if isinstance(sample, dict) else sample)
-
-
-def _count(out: Path, skipped: Sequence[Skipped]) -> BuildSummary:
-    """What the three files hold."""
-    samples = list(read_records(out / "samples.jsonl", Sample))
-    subtasks: Counter[str] = Counter()
-    objects: Counter[str] = Counter()
-    kinds: Counter[str] = Counter()
-    letters: dict[str, list[int]] = {}
-    for question in read_records(out / "questions.jsonl", Question):
-        subtasks[question.subtask.value] += 1
-        objects[question.sample.object] += 1
-        if question.response is not None:
-            kinds["rewritten"] += "tries" in question.provenance
-            kinds["reasoned" if question.response.reasoning else "direct"] += 1
-        letters.setdefault(str(len(question.options)), [0] * len(question.options))[question.answer] += 1
-    reasons = Counter(item.reason.partition(":")[0] for item in read_records(out / "rejected.jsonl", Rejected))
-    return BuildSummary(
-        images=len(samples),
-        defective=sum(sample.is_anomalous for sample in samples),
-        drawn=sum(sample.id.startswith(DRAWN) for sample in samples),
-        with_findings=sum(sample.expert is not None for sample in samples),
-        questions=sum(subtasks.values()),
-        subtasks=dict(sorted(subtasks.items())),
-        objects=dict(sorted(objects.items())),
-        letters=dict(sorted(letters.items())),
-        reasoned=kinds["reasoned"],
-        direct=kinds["direct"],
-        rewritten=kinds["rewritten"],
-        rejected={reason: n for reason, n in sorted(reasons.items()) if reason != _SKIPPED},
-        skipped=dict(sorted(Counter(item.why for item in skipped).items())),
-    )

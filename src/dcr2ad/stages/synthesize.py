@@ -23,7 +23,8 @@ from dcr2ad.deception import OPTION, Deception, candidates_for, choose_wrong_key
 from dcr2ad.knowledge.base import KnowledgeBase
 from dcr2ad.models.base import ChatModel
 from dcr2ad.parsing import parse_response, write_response
-from dcr2ad.questions import Rejected, answer_under
+from dcr2ad.questions import Rejected
+from dcr2ad.rivals import answer_under
 from dcr2ad.routing import route_sample
 from dcr2ad.teacher import Teacher
 from dcr2ad.types import BoundaryQuestion, KnowledgeEntry, PreferencePair, Question, RankedEntry, Trajectory

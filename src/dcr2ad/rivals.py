@@ -1,0 +1,91 @@
+"""Wrong options: which entries can stand beside the right one without being right as well.
+
+Reads the knowledge base and a data set's `Sample`s; returns entries in tiers, the best first. Knows nothing about texts, order
+or balance. Not in the paper, but for what follows under a wrong entry (Section 3.3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator
+
+from dcr2ad.knowledge import KnowledgeBase
+from dcr2ad.knowledge.objects import GENERAL_DOMAINS, domains
+from dcr2ad.knowledge.search import tokens
+from dcr2ad.statements import kind_words
+from dcr2ad.types import KnowledgeEntry, Question, Sample, Subtask
+
+VAGUE_DOMAIN = "general"
+"""Entries of this domain name no kind of defect ("defect of unknown kind") and are neither asked for nor offered."""
+
+
+class Rivals:
+    """Wrong entries for the right ones of one data set.
+
+    Args:
+        knowledge_base: all entries.
+        samples: all samples of the data set with their `right_key`.
+        measuring: only defects that the object can have, and none that the right entry names as its cause or effect.
+    """
+
+    def __init__(self, knowledge_base: KnowledgeBase, samples: Iterable[Sample], *, measuring: bool) -> None:
+        self._base = knowledge_base
+        self._measuring = measuring
+        self.of_object: dict[str, set[str]] = {}
+        """Right keys of each object of the data; objects without any too."""
+        for sample in samples:
+            self.of_object.setdefault(sample.object, set()).update([sample.right_key] if sample.right_key else [])
+        self._of_data = set().union(*self.of_object.values())
+        self._words = {entry.key: kind_words(entry) for entry in knowledge_base}
+
+    @property
+    def known(self) -> Collection[str]:
+        """Keys of all entries."""
+        return self._words.keys()
+
+    def tiers(self, entry: KnowledgeEntry, sample: Sample) -> tuple[set[str], Iterator[list[KnowledgeEntry]]]:
+        """Keys of what is most alike, look-alikes and the object's own; and rivals of `entry`, tier by tier."""
+        near = {other.key for other, _ in self._base.look_alikes(entry.key)} | set(self.of_object.get(sample.object, ()))
+        keyed = self._plausible_keys(sample, near) if self._measuring else (self._of_data, near, self.known)
+        return near, ([other for other in self.entries(keys) if self._is_rival(other, entry, sample)] for keys in keyed)
+
+    def entries(self, keys: Iterable[str]) -> list[KnowledgeEntry]:
+        """Entries of these keys, in order of key."""
+        return [self._base.get(key) for key in sorted(keys)]
+
+    def _plausible_keys(self, sample: Sample, near: Collection[str]) -> tuple[Collection[str], ...]:
+        """Keys of defects this object can have: its own in the data, the data's that fit, look-alikes, any that fit."""
+        first, *others = domains(sample.object)
+        fitting = {entry.key for entry in self._base if entry.category in {first, *others, *GENERAL_DOMAINS}}
+        of_first = {entry.key for entry in self._base if entry.category == first}
+        return self.of_object.get(sample.object, ()), self._of_data & fitting, set(near) & fitting, of_first, fitting
+
+    def _is_rival(self, other: KnowledgeEntry, entry: KnowledgeEntry, sample: Sample) -> bool:
+        """Whether an entry can be a wrong option beside the right one: a kind of defect that could not be called right as well.
+
+        A word that one's title or aliases share with the other's says that it could, but never of kinds that the data itself
+        tells apart on this object.
+        """
+        if other.key == entry.key or other.is_normal or other.category == VAGUE_DOMAIN:
+            return False
+        if other.key in self.of_object.get(sample.object, ()):
+            return True
+        # What the right entry itself names as cause or effect may well be seen beside it: wear beside pitting.
+        if self._measuring and self._words[other.key] & set(tokens(f"{entry.cause} {entry.effect} {entry.text}")):
+            return False
+        return not any(a in b or b in a for a in self._words[entry.key] for b in self._words[other.key])
+
+
+def answer_under(entry: KnowledgeEntry, question: Question) -> int | None:
+    """The option a reader who believes `entry` must choose: what KR-RTS concludes under a wrong entry (Section 3.3).
+
+    Detection follows `is_normal`; a question whose options come from entries follows the option of this one; a place or an
+    outline seen in the picture is the same under every defect. None where the entry leads to no option.
+    """
+    if question.subtask is Subtask.DETECTION:
+        right_side = entry.is_normal != question.sample.is_anomalous
+        return question.answer if right_side else 1 - question.answer
+    keys = question.provenance.get("keys", "").split()
+    if keys:
+        return keys.index(entry.key) if entry.key in keys else None
+    asks_defect = question.subtask in {Subtask.LOCALIZATION, Subtask.DESCRIPTION}
+    return question.answer if asks_defect != entry.is_normal else None
