@@ -207,7 +207,7 @@ def _chi_square_99(freedom: int) -> float:
 
 
 def _score(subtask: Subtask, questions: Sequence[Question], seed: int) -> BlindScore | None:
-    folds = _folds([_group(question) for question in questions], seed)
+    folds = _folds([_group(question) for question in questions], seed, [q.options[q.answer] for q in questions])
     if folds is None:
         return None
     features, shown = _features(questions)
@@ -222,12 +222,19 @@ def _score(subtask: Subtask, questions: Sequence[Question], seed: int) -> BlindS
     )
 
 
-def _folds(groups: Sequence[str], seed: int) -> np.ndarray | None:
-    """Fold of each item, items of one group together; None where there are fewer than two groups."""
+def _folds(groups: Sequence[str], seed: int, strata: Sequence[str] = ()) -> np.ndarray | None:
+    """Fold of each item, items of one group together; None where there are fewer than two groups.
+
+    Groups with the same right text are dealt out evenly. Otherwise, in data whose texts are balanced, what is right often in
+    some folds is rare in the other, and the reader falls below chance for it: a leak would be hidden behind that.
+    """
     names = sorted(set(groups))
     if len(names) < 2:
         return None
     random.Random(seed).shuffle(names)
+    if strata:
+        first = dict(zip(reversed(groups), reversed(strata), strict=True))
+        names.sort(key=lambda name: first[name])
     fold_of = {group: index % min(FOLDS, len(names)) for index, group in enumerate(names)}
     return np.array([fold_of[group] for group in groups])
 

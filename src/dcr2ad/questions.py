@@ -28,6 +28,8 @@ CLEAR_SHARE = 0.15
 """A cell that holds more of the mask than this is never offered as a wrong place; not in the paper."""
 KINDLESS_LABELS = frozenset({"defective", "defect", "bad", "ng", "anomaly", "anomalous", "ko", "damaged", "combined"})
 """Labels that say that there is a defect and not which; what an alias makes of one is no truth to measure by."""
+TOO_OFTEN = "its answer would be right too often"
+"""Reason of a question left out so that the texts alone give nothing away."""
 COMMON_OBJECTS = ("gear wheel", "zipper", "glass bottle", "electric cable", "leather sheet", "toothbrush", "carpet")
 """Names offered besides the data's own objects."""
 
@@ -105,7 +107,7 @@ class QuestionMaker:
         for subtask in _asked(sample):
             rng = random.Random(f"{self._seed}/{self._wording.name}/{sample.id}/{subtask}")
             if sample.id in self._spared.get(subtask, ()):
-                rejected.append(Rejected(sample=sample.id, subtask=subtask, reason="its answer would be right too often"))
+                rejected.append(Rejected(sample=sample.id, subtask=subtask, reason=TOO_OFTEN))
                 continue
             draft = self._draft(subtask, sample, entry, geometry, rng)
             made = self._finish(draft, subtask, sample, rng) if isinstance(draft, _Draft) else draft
@@ -261,6 +263,8 @@ class QuestionMaker:
                 if offer and not any(alike(offer, other, 0.3) for other in (right, *(said for said, _ in wrong))):
                     wrong.append((offer, key))
                 if len(wrong) == most:
+                    if not self._measuring and self.balance.is_surplus(subtask, right, most + 1):
+                        return TOO_OFTEN
                     return _Draft(text, (right, entry.key), wrong, "entry")
         return "too few wrong options that are plainly wrong"
 

@@ -68,7 +68,8 @@ class FolderReading:
         self._pools: dict[tuple[str, str, str, str, Part], list[Row]] = defaultdict(list)
         for row in rows:
             if row.label == "good" and row.serves:
-                self._pools[row.dataset, row.category, row.view, row.split, row.part].append(row)
+                for split in (row.split,) if row.asked else _MADE_SPLITS:  # what is lent lies in no split
+                    self._pools[row.dataset, row.category, row.view, split, row.part].append(row)
 
     @property
     def skipped(self) -> tuple[Skipped, ...]:
