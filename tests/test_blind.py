@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dcr2ad.balance import best_options, even_cap, surplus
+from dcr2ad.balance import OptionBalance, best_options, even_cap, surplus
 from dcr2ad.blind import ALLOWED, letter_balance, read_blind
 from dcr2ad.datasets.drawn import write_drawn
 from dcr2ad.datasets.folder import read_folder, with_knowledge
@@ -66,6 +66,25 @@ def test_images_it_was_trained_on_are_not_tested_on() -> None:
     assert read_blind(questions)[0].accuracy < 50
 
 
+def test_folds_hold_each_right_text_evenly() -> None:
+    """Balanced texts of uneven folds push the reader below chance, behind which a leak could hide."""
+    score = read_blind(_made(lambda rng, options: rng.randrange(4), 2000))[0]
+    assert abs(score.excess) < 3
+
+
+def test_a_text_that_excludes_others_is_not_asked_for_without_end() -> None:
+    balance = OptionBalance()
+    for number, question in enumerate(_made(lambda rng, options: 0, 60)):
+        assert balance.is_surplus(question.subtask, "odd", 4) == (number > 3)
+        right = question.model_copy(update={"options": ("odd", *question.options[1:])})
+        if not balance.is_surplus(question.subtask, "odd", 4):
+            balance.count(right)
+        else:
+            balance.count(question.model_copy(update={"options": ("a", "b", "c", "d")}))
+    balance.count(right.model_copy(update={"options": ("b", "odd", "c", "d")}), 40)
+    assert not balance.is_surplus(right.subtask, "odd", 4)
+
+
 def test_letters_are_tested_by_chi_square() -> None:
     even, odd = _made(lambda rng, options: rng.randrange(4)), _made(lambda rng, options: rng.choice((0, 1, 2)))
     assert letter_balance(even)[0].passes and not letter_balance(odd)[0].passes
@@ -95,6 +114,23 @@ def test_drawn_parts_give_nothing_away(tmp_path: Path) -> None:
     write_drawn(tmp_path / "drawn", 8, seed=0, size=64)
     found = _excess(tmp_path / "drawn", "")
     assert set(found) == set(Subtask) and max(found.values()) <= ALLOWED, found
+
+
+@pytest.mark.skipif(not REAL_MINI.is_dir(), reason=f"the shared photographs are not at {REAL_MINI}")
+def test_many_questions_of_real_photographs_give_nothing_away() -> None:
+    """What is right a little too often shows only in thousands of questions: six runs over the same photographs."""
+    base = KnowledgeBase.builtin()
+    samples = list(with_knowledge(read_folder(REAL_MINI, split="train", parts=("test",)), base))
+    questions: list[Question] = []
+    for seed in range(6):
+        random.Random(seed).shuffle(samples)
+        maker = QuestionMaker(base, samples, seed=seed)
+        questions += [q for sample in samples for q in maker.make(sample)[0] if q.subtask in _TOLD_BY_KIND]
+    scores = read_blind(questions)
+    assert all(score.questions > 800 for score in scores) and max(score.excess for score in scores) <= ALLOWED, scores
+
+
+_TOLD_BY_KIND = {Subtask.CLASSIFICATION, Subtask.DESCRIPTION, Subtask.LOCALIZATION}
 
 
 @pytest.mark.skipif(not REAL_MINI.is_dir(), reason=f"the shared photographs are not at {REAL_MINI}")

@@ -9,7 +9,9 @@ from __future__ import annotations
 import random
 from collections import Counter, defaultdict
 from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
+from itertools import combinations
 
+from dcr2ad.places import PLACES, neighbours
 from dcr2ad.types import Question, Sample, Subtask
 
 LOOK_END = " mark "
@@ -22,6 +24,10 @@ _SLACK, _GRANTED = 1.1, 12
 """Factor and number of offers by which a text may be right more often than its share."""
 
 
+Kind = tuple[Subtask, str]
+"""A sub-task, and for places the object: what texts are balanced within."""
+
+
 class OptionBalance:
     """Keeps letters and option texts from telling which option is right, over a whole data set.
 
@@ -32,17 +38,19 @@ class OptionBalance:
 
     def __init__(self) -> None:
         self._placed: Counter[tuple[Subtask, int, bool, int]] = Counter()
-        self._right: Counter[tuple[Subtask, str]] = Counter()
-        self._wrong: Counter[tuple[Subtask, str]] = Counter()
+        self._right: Counter[tuple[Kind, str]] = Counter()
+        self._wrong: Counter[tuple[Kind, str]] = Counter()
         self._beside: Counter[tuple[str, str]] = Counter()
 
     def count(self, question: Question, times: int = 1) -> None:
         """Take note of a question made; -1 takes back one that was dropped after all."""
         subtask, options = question.subtask, question.options
         self._placed[subtask, len(options), question.sample.is_anomalous, question.answer] += times
-        self._right[subtask, options[question.answer]] += times
+        # The question of a place names the object, and of each object other places are usual.
+        kind = (subtask, question.sample.object if subtask is Subtask.LOCALIZATION else "")
+        self._right[kind, options[question.answer]] += times
         for index, text in enumerate(options):
-            self._wrong[subtask, text] += times * (index != question.answer)
+            self._wrong[kind, text] += times * (index != question.answer)
         if question.provenance.get("verified") == "mask" and subtask is Subtask.DESCRIPTION:
             looks = [text.partition(LOOK_END)[0] for text in options]
             for other in {*looks} - {looks[question.answer]}:
@@ -61,28 +69,34 @@ class OptionBalance:
         return rng.choice([index for index, count in enumerate(used) if count == min(used)])
 
     def order(
-        self, subtask: Subtask, offers: Iterable[tuple[str, str]], favoured: Collection[str], rng: random.Random
+        self,
+        subtask: Subtask,
+        offers: Iterable[tuple[str, str]],
+        favoured: Collection[str],
+        rng: random.Random,
+        object_name: str = "",
     ) -> list[tuple[str, str]]:
         """Candidates for wrong options, ``(text, key)``, in an order drawn by lot: those most lacking so far come first.
 
-        `favoured` are texts that make the question hard, whose chance is raised.
+        `favoured` are texts that make the question hard, whose chance is raised; `object_name` is given for places.
         """
 
         def lot(text: str) -> float:
-            lacking = (self._right[subtask, text] + 0.3) / (self._wrong[subtask, text] + 1)
+            kind = (subtask, object_name)
+            lacking = (self._right[kind, text] + 0.3) / (self._wrong[kind, text] + 1)
             weight = (3 * lacking) ** _STRICTNESS * (2 if text in favoured else 1)
             return float(rng.random() ** (1 / max(weight, 1e-9)))
 
         return sorted(offers, key=lambda offer: -lot(offer[0]))
 
-    def is_surplus(self, subtask: Subtask, text: str, options: int) -> bool:
+    def is_surplus(self, subtask: Subtask, text: str, options: int, object_name: str = "") -> bool:
         """Whether `text` was right so often, beside how often it was wrong, that it should not be asked for once more.
 
         Where kinds exclude each other (a crack is no wrong option beside another crack), a frequent one cannot be wrong often
         enough. The first few are granted: with so few questions nobody learns.
         """
-        allowed = (self._wrong[subtask, text] + _GRANTED) / (options - 1)
-        return self._right[subtask, text] + 1 > _SLACK * allowed
+        kind, granted = (subtask, object_name), _GRANTED / (3 if object_name else 1)
+        return self._right[kind, text] + 1 > _SLACK * (self._wrong[kind, text] + granted) / (options - 1)
 
 
 def even_cap(counts: Iterable[int], options: int) -> int:
@@ -142,3 +156,13 @@ def uneven_sides(samples: Iterable[Sample], seed: str) -> set[str]:
         if len(set(sides.values())) == 2:
             out |= surplus(members, sides, 2, seed)
     return out
+
+
+def paired_places(right: str, wrong: Sequence[tuple[str, str]]) -> Sequence[tuple[str, str]]:
+    """Three wrong places, the first in order with which each of the four has a neighbour: the right one is not the only one."""
+
+    def in_pairs(chosen: Sequence[tuple[str, str]]) -> bool:
+        cells = {PLACES.index(place) for place in (right, *(place for place, _ in chosen))}
+        return all(cells & set(neighbours(cell)) for cell in cells)
+
+    return next(filter(in_pairs, combinations(wrong, 3)), wrong[:3])

@@ -11,13 +11,13 @@ import random
 from collections.abc import Collection, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
-from dcr2ad.balance import LOOK_END, OptionBalance, best_options, surplus, uneven_sides
+from dcr2ad.balance import LOOK_END, OptionBalance, best_options, paired_places, surplus, uneven_sides
 from dcr2ad.geometry import Geometry, sample_geometry
 from dcr2ad.knowledge import KnowledgeBase
 from dcr2ad.knowledge.objects import domains
 from dcr2ad.places import PLACES, neighbours
 from dcr2ad.prompts import shape_word, size_word
-from dcr2ad.rivals import VAGUE_DOMAIN, Rivals
+from dcr2ad.rivals import COMMON_OBJECTS, VAGUE_DOMAIN, Rivals
 from dcr2ad.statements import alike, at_place, capital, statement
 from dcr2ad.types import KnowledgeEntry, Question, Record, Sample, Subtask
 from dcr2ad.wordings import INSTRUCT_WORDING, QuestionWording
@@ -30,8 +30,6 @@ KINDLESS_LABELS = frozenset({"defective", "defect", "bad", "ng", "anomaly", "ano
 """Labels that say that there is a defect and not which; what an alias makes of one is no truth to measure by."""
 TOO_OFTEN = "its answer would be right too often"
 """Reason of a question left out so that the texts alone give nothing away."""
-COMMON_OBJECTS = ("gear wheel", "zipper", "glass bottle", "electric cable", "leather sheet", "toothbrush", "carpet")
-"""Names offered besides the data's own objects."""
 
 
 class Rejected(Record):
@@ -150,7 +148,7 @@ class QuestionMaker:
         if subtask is Subtask.DETECTION:
             return self._detection(sample, rng)
         if subtask is Subtask.LOCALIZATION:
-            return self._localization(geometry, bool(sample.masks), rng)
+            return self._localization(sample, geometry, rng)
         if subtask is Subtask.OBJECT_CLASSIFICATION:
             return self._object_classification(sample, rng)
         if entry is None:
@@ -171,18 +169,20 @@ class QuestionMaker:
         right, wrong = (defective, good) if sample.is_anomalous else (good, defective)
         return _Draft(text, (right, ""), [(wrong, "")], "label")
 
-    def _localization(self, geometry: Geometry | None, has_mask: bool, rng: random.Random) -> _Draft | str:
+    def _localization(self, sample: Sample, geometry: Geometry | None, rng: random.Random) -> _Draft | str:
         """Four places mostly, neighbours among them; all nine where the place is beyond doubt."""
         if geometry is None:
-            return "the mask is empty" if has_mask else "no mask to check a place against"
+            return "the mask is empty" if sample.masks else "no mask to check a place against"
         if geometry.shares[geometry.cell] < MAIN_SHARE:
             return "the defect spreads over several places"
         clear = [cell for cell in range(9) if cell != geometry.cell and geometry.shares[cell] <= CLEAR_SHARE]
         near = {PLACES[cell] for cell in clear if cell in neighbours(geometry.cell)}
-        wrong = self.balance.order(Subtask.LOCALIZATION, [(PLACES[cell], "") for cell in clear], near, rng)
+        wrong = self.balance.order(Subtask.LOCALIZATION, [(PLACES[cell], "") for cell in clear], near, rng, sample.object)
         if self._measuring or len(clear) < 8 or rng.random() < 0.8:
-            first = next((offer for offer in wrong if offer[0] in near), wrong[0])
-            wrong = [first, *(offer for offer in wrong if offer != first)][:3]
+            wrong = paired_places(PLACES[geometry.cell], wrong)
+            often = self.balance.is_surplus(Subtask.LOCALIZATION, PLACES[geometry.cell], 4, sample.object)
+            if often and not self._measuring:
+                return TOO_OFTEN
         return _Draft(rng.choice(self._wording.localization), (PLACES[geometry.cell], ""), wrong, "mask")
 
     def _shape_description(self, geometry: Geometry, rng: random.Random) -> _Draft | None:
@@ -211,7 +211,12 @@ class QuestionMaker:
             "cause": self._wording.cause,
         }
         near, rivals = self._rivals.tiers(entry, sample)
-        return self._choice(subtask, rng.choice(templates[kind]), kind, sample, entry, rivals, near, rng)
+        draft = self._choice(subtask, rng.choice(templates[kind]), kind, sample, entry, rivals, near, rng)
+        # Data of few kinds has the same ones right again and again; and half of any kind's questions stay.
+        spare = not self._measuring and len(self._rivals.kinds) > 4 and rng.random() < 0.5
+        if spare and isinstance(draft, _Draft) and self.balance.is_surplus(subtask, draft.right[0], 4):
+            return TOO_OFTEN
+        return draft
 
     def _object_analysis(self, sample: Sample, entry: KnowledgeEntry, rng: random.Random) -> _Draft | str:
         """The normal entry of this object against those of domains that do not fit it, of the data's own where it has two."""
@@ -263,8 +268,6 @@ class QuestionMaker:
                 if offer and not any(alike(offer, other, 0.3) for other in (right, *(said for said, _ in wrong))):
                     wrong.append((offer, key))
                 if len(wrong) == most:
-                    if not self._measuring and self.balance.is_surplus(subtask, right, most + 1):
-                        return TOO_OFTEN
                     return _Draft(text, (right, entry.key), wrong, "entry")
         return "too few wrong options that are plainly wrong"
 

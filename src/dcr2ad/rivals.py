@@ -17,6 +17,9 @@ from dcr2ad.types import KnowledgeEntry, Question, Sample, Subtask
 VAGUE_DOMAIN = "general"
 """Entries of this domain name no kind of defect ("defect of unknown kind") and are neither asked for nor offered."""
 
+COMMON_OBJECTS = ("gear wheel", "zipper", "glass bottle", "electric cable", "leather sheet", "toothbrush", "carpet")
+"""Names offered besides the data's own objects."""
+
 
 class Rivals:
     """Wrong entries for the right ones of one data set.
@@ -35,6 +38,8 @@ class Rivals:
         for sample in samples:
             self.of_object.setdefault(sample.object, set()).update([sample.right_key] if sample.right_key else [])
         self._of_data = set().union(*self.of_object.values())
+        self.kinds = {key for key in self._of_data if not knowledge_base.get(key).is_normal}
+        """Right keys of the data's defects."""
         self._words = {entry.key: kind_words(entry) for entry in knowledge_base}
 
     @property
