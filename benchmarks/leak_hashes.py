@@ -2,8 +2,8 @@
 
     python benchmarks/leak_hashes.py FOLDER [--every 12]
 
-FOLDER is anything `dcr2ad data check` reads. Copies are made of every twelfth photograph. A photograph counts as taken for another
-where one of another physical part lies within the limit. About a minute for 1,400 photographs.
+FOLDER is anything `dcr2ad data check` reads. Copies are made of every twelfth photograph. A photograph counts as taken for
+another where one of another physical part lies within the limit. About a minute for 1,400 photographs.
 """
 
 from __future__ import annotations
@@ -73,10 +73,8 @@ def main() -> None:
     together = np.concatenate([np.array(bits) for bits in apart.values()])
     print(f"{len(together)} copies, {len(samples)} photographs")
     for limit in (8, 12, 16, 20, 24, 28, 32, 40):
-        taken = np.mean(np.array(nearest) <= limit)
-        print(
-            f"limit {limit:3}: {np.mean(together > limit):6.2%} of copies missed, {taken:6.2%} of photographs taken for another part"
-        )
+        missed, taken = np.mean(together > limit), np.mean(np.array(nearest) <= limit)
+        print(f"limit {limit:3}: {missed:6.2%} of copies missed, {taken:6.2%} of photographs taken for another")
 
 
 if __name__ == "__main__":

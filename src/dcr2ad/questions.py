@@ -180,8 +180,8 @@ class QuestionMaker:
         wrong = self.balance.order(Subtask.LOCALIZATION, [(PLACES[cell], "") for cell in clear], near, rng, sample.object)
         if self._measuring or len(clear) < 8 or rng.random() < 0.8:
             wrong = paired_places(PLACES[geometry.cell], wrong)
-            often = self.balance.is_surplus(Subtask.LOCALIZATION, PLACES[geometry.cell], 4, sample.object)
-            if often and not self._measuring:
+            place = PLACES[geometry.cell]
+            if not self._measuring and self.balance.is_surplus(Subtask.LOCALIZATION, place, 4, sample.object):
                 return TOO_OFTEN
         return _Draft(rng.choice(self._wording.localization), (PLACES[geometry.cell], ""), wrong, "mask")
 
@@ -214,9 +214,8 @@ class QuestionMaker:
         draft = self._choice(subtask, rng.choice(templates[kind]), kind, sample, entry, rivals, near, rng)
         # Data of few kinds has the same ones right again and again; and half of any kind's questions stay.
         spare = not self._measuring and len(self._rivals.kinds) > 4 and rng.random() < 0.5
-        if spare and isinstance(draft, _Draft) and self.balance.is_surplus(subtask, draft.right[0], 4):
-            return TOO_OFTEN
-        return draft
+        often = spare and isinstance(draft, _Draft) and self.balance.is_surplus(subtask, draft.right[0], 4)
+        return TOO_OFTEN if often else draft
 
     def _object_analysis(self, sample: Sample, entry: KnowledgeEntry, rng: random.Random) -> _Draft | str:
         """The normal entry of this object against those of domains that do not fit it, of the data's own where it has two."""
