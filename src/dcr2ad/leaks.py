@@ -6,8 +6,8 @@ were trained on the benchmark they report.
 
 Look is a difference hash of 512 bits (16x16 cells, across and down; after N. Krawetz, "Kind of Like That", 2013, which has
 64): parts on a line look so alike that 64 bits cannot tell two of them apart. The limit of 20 bits is where as many copies are
-missed as other parts are taken for copies: 1.8 % each, of 928 copies (JPEG of quality 30 to 75, smaller, squeezed, brighter) and of
-1,386 photographs of seven kinds of part (``benchmarks/leak_hashes.py``; at 12 bits 10.9 % and 0.1 %).
+missed as other parts are taken for copies: 1.8 % each, of 928 copies (JPEG of quality 30 to 75, smaller, squeezed, brighter)
+and of 1,386 photographs of seven kinds of part (``benchmarks/leak_hashes.py``; at 12 bits 10.9 % and 0.1 %).
 An even fine texture that fills the picture, such as cloth, has no look that survives a change of size: content must tell it.
 """
 

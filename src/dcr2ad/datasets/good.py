@@ -10,8 +10,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from dcr2ad.artifacts import write_records
-from dcr2ad.datasets.folder import INDEX_NAME, object_words, read_folder
+from dcr2ad.datasets.folder import object_words, read_folder
 from dcr2ad.datasets.layouts import Row
+from dcr2ad.datasets.listing import INDEX_NAME
 from dcr2ad.errors import ImageError, InputError
 from dcr2ad.images import SUFFIXES, load_image
 from dcr2ad.leaks import Forbidden, read_forbidden
