@@ -163,7 +163,7 @@ def test_instruct_drops_what_the_masks_deny(server: _Server, tmp_path: Path, mon
     lie = "One mark lies at the top left and another at the bottom right, and a third one sits at the top right of it."
     server.answers = [json.dumps({"why": "a mark is seen", "reasoning": lie})]
     write_drawn(tmp_path / "drawn", 1, seed=1, size=64)
-    config = InstructSettings(expert=False, split="", direct_share=0.0, teacher=server.spec, max_images=6)
+    config = InstructSettings(expert=False, split="", direct_share=0.0, teacher=server.spec, max_images=12)
     out = tmp_path / "out"
     summary = build_instructions(tmp_path / "drawn", out, BASE, config, seed=0)
     asked = list(read_records(out / "questions.jsonl", Question))

@@ -95,7 +95,7 @@ class OptionBalance:
         Where kinds exclude each other (a crack is no wrong option beside another crack), a frequent one cannot be wrong often
         enough. The first few are granted: with so few questions nobody learns.
         """
-        kind, granted = (subtask, object_name), _GRANTED / (3 if object_name else 1)
+        kind, granted = (subtask, object_name), _GRANTED / (2 if object_name else 1)
         return self._right[kind, text] + 1 > _SLACK * (self._wrong[kind, text] + granted) / (options - 1)
 
 
