@@ -244,7 +244,13 @@ def test_a_drawn_defect_changes_what_its_mask_says_and_stays_on_the_part(kind: s
     foreground[15:75, 20:100] = True
     drawn, mask = draw_defect(image, kind, seed=seed, foreground=foreground)
     changed = (np.asarray(drawn) != np.asarray(image)).any(axis=2)
-    assert not (changed & ~mask).any() and not (mask & ~foreground).any() and changed.sum() >= 0.3 * mask.sum()
+    assert (
+        not (changed & ~mask).any()
+        and not (mask & ~foreground).any()
+        and (
+            kind == "misprint" or changed.sum() >= 0.3 * mask.sum()  # of a misprint's region the strokes change
+        )
+    )
     assert mask.any() or kind in {"misprint", "misplaced", "missing"}
     if grey:
         assert (np.ptp(np.asarray(drawn), axis=2) == 0).all()

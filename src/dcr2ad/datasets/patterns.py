@@ -59,11 +59,12 @@ def misplaced(surface: Surface, rng: random.Random) -> Layer:
 
 
 def missing(surface: Surface, rng: random.Random) -> Layer:
-    """A piece of the pattern is not there: its ground runs on, with the picture's own grain from a plain place."""
+    """A piece of the pattern is not there: its ground runs on, with the picture's own grain; nothing in an even texture."""
     half = surface.size * rng.uniform(0.07, 0.12)
     shape = _panel(surface, half, rng)
     ring = np.clip(smoothed((shape > 0.1).astype(float), half * 0.25) > 0.02, 0, 1) * (shape < 0.1) * surface.inside
-    if not ring.any():
+    within = surface.rgb.mean(axis=2)[(shape > 0.5) & surface.inside]
+    if not ring.any() or not within.size or two_tones(within)[1] < TWO_TONED:
         return Layer(surface.rgb, np.zeros(surface.shape))
     ground = _ground(surface, ring > 0, half)
     plain = min((_source(surface, half, rng) or surface.spot for _ in range(10)), key=lambda p: _spread(surface, p, half))
