@@ -9,16 +9,17 @@ from pathlib import Path
 import pytest
 
 from dcr2ad.artifacts import read_records
-from dcr2ad.config import InstructSettings
+from dcr2ad.config import InstructSettings, SynthesizeSettings
 from dcr2ad.datasets.drawn import write_drawn
 from dcr2ad.endpoint_teacher import EndpointTeacher, Usage, open_teacher, teacher_prompt
-from dcr2ad.errors import ModelError, UnknownNameError
+from dcr2ad.errors import ModelError, UnknownNameError, UnusableAnswerError
 from dcr2ad.knowledge import KnowledgeBase
-from dcr2ad.models.endpoint import EndpointModel
+from dcr2ad.models.endpoint import EndpointModel, EndpointSettings
 from dcr2ad.questions import QuestionMaker, Rejected
 from dcr2ad.stages.instruct import build_instructions
+from dcr2ad.stages.synthesize import synthesize_pairs
 from dcr2ad.teacher import BuiltinTeacher
-from dcr2ad.types import ImagePart, Question, Sample, TextPart
+from dcr2ad.types import BoundaryQuestion, ImagePart, Question, Sample, TextPart
 from tests.chat_server import ChatHandler, ChatServer, serving
 
 BASE = KnowledgeBase.builtin()
@@ -122,10 +123,26 @@ def test_what_is_no_answer_is_said_and_not_kept(server: _Server, question: Quest
     teacher = open_teacher(server.spec, cache=tmp_path)
     entry = BASE.get("General.surface.scratch")
     assert teacher.write(question, entry) == "the teacher's answer is not the JSON asked for"
-    with pytest.raises(ModelError, match="not the JSON"):
+    with pytest.raises(UnusableAnswerError, match="not the JSON"):
         teacher.write_under(entry, question, 1)
     written = teacher.write(question, entry)
     assert not isinstance(written, str) and "<" not in written.why and len(list(tmp_path.rglob("*.json"))) == 1
+
+
+def test_synthesize_counts_bad_answers_and_stops_without_a_server(server: _Server, question: Question, tmp_path: Path) -> None:
+    """What is no JSON makes a rejected pair with a reason; only a server that is gone ends the run."""
+    boundary = [
+        BoundaryQuestion(question=question.model_copy(update={"id": f"q{n}"}), probabilities=(0.5, 0.5), margin=0.0)
+        for n in range(4)
+    ]
+    server.answers = ["a" * 40]
+    made = synthesize_pairs(boundary, BASE, open_teacher(server.spec, cache=tmp_path), SynthesizeSettings(), tmp_path / "out")
+    rejected = list(read_records(tmp_path / "out" / "rejected.jsonl", Rejected))
+    assert made["questions"] == len(rejected) == 4 and made["pairs"] == 0
+    assert {row.reason for row in rejected} == {"the teacher's answer cannot be used"}
+    gone = EndpointTeacher(EndpointModel("m", "http://127.0.0.1:9/v1", settings=EndpointSettings(retries=0)), tmp_path / "none")
+    with pytest.raises(ModelError, match="failed"):
+        synthesize_pairs(boundary, BASE, gone, SynthesizeSettings(), tmp_path / "other")
 
 
 def test_the_rate_is_kept(server: _Server, question: Question, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from dcr2ad.artifacts import digest_json, write_text
-from dcr2ad.errors import ModelError, UnknownNameError
+from dcr2ad.errors import ModelError, UnknownNameError, UnusableAnswerError
 from dcr2ad.images import content_digest
 from dcr2ad.knowledge.agnostic import name_object
 from dcr2ad.models.endpoint import EndpointModel
@@ -26,6 +26,7 @@ from dcr2ad.teacher import BuiltinTeacher, Teacher
 from dcr2ad.types import ImagePart, KnowledgeEntry, Part, Prompt, Question, Record, TextPart, Trajectory
 
 _MAX_TOKENS = 400
+_FAILED = "the teacher failed"
 
 
 class Written(BaseModel):
@@ -94,11 +95,13 @@ class EndpointTeacher:
         """A response that argues under `entry` to option `answer`.
 
         Raises:
-            ModelError: the server gave none that can be used.
+            UnusableAnswerError: the model refused, or wrote no JSON of the form asked for.
+            ModelError: the server gave no answer.
         """
         written = self._ask(entry, question, answer, 0)
         if isinstance(written, str):
-            raise ModelError(f"{self.name}: {written}", "See the server's log, or use another teacher")
+            error = ModelError if written.startswith(_FAILED) else UnusableAnswerError
+            raise error(f"{self.name}: {written}", "See the server's log, or use another teacher")
         return written
 
     def _ask(self, entry: KnowledgeEntry | None, question: Question, answer: int, attempt: int) -> Trajectory | str:

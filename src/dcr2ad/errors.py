@@ -50,6 +50,10 @@ class ModelError(Dcr2adError):
     """A model cannot be built, loaded, reached, or asked for what it cannot do."""
 
 
+class UnusableAnswerError(ModelError):
+    """A model answered, and what it wrote is not what was asked for."""
+
+
 class CannotScoreError(ModelError):
     """The backend gives no probabilities; it never makes one up."""
 

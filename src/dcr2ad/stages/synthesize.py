@@ -20,6 +20,7 @@ from dcr2ad.artifacts import RecordWriter, StageFolder, digest_json, read_record
 from dcr2ad.blind import read_pairs
 from dcr2ad.config import SynthesizeSettings
 from dcr2ad.deception import OPTION, Deception, candidates_for, choose_wrong_key, holds_too
+from dcr2ad.errors import UnusableAnswerError
 from dcr2ad.knowledge.base import KnowledgeBase
 from dcr2ad.models.base import ChatModel
 from dcr2ad.parsing import parse_response, write_response
@@ -57,6 +58,7 @@ def synthesize_pairs(
 
     Raises:
         RunError: `out` holds pairs made from other questions or settings.
+        ModelError: the teacher's server gives no answer; what cannot be used of its answers is counted as rejected.
     """
     config = {**settings.model_dump(), "teacher": teacher.name}
     if model is not None:
@@ -76,7 +78,10 @@ def synthesize_pairs(
                     if model is not None and sample.image not in rankings:
                         rankings[sample.image] = route_sample(model, sample, knowledge_base, mode="recall").ranking
                     ranking = rankings.get(sample.image, ())
-                    made = make_pair(item.question, knowledge_base, teacher, settings, seed=seed, ranking=ranking)
+                    try:
+                        made = make_pair(item.question, knowledge_base, teacher, settings, seed=seed, ranking=ranking)
+                    except UnusableAnswerError:
+                        made = "the teacher's answer cannot be used"
                     if isinstance(made, PreferencePair):
                         writer.write(made)
                     else:
