@@ -158,11 +158,11 @@ def uneven_sides(samples: Iterable[Sample], seed: str) -> set[str]:
     return out
 
 
-def paired_places(right: str, wrong: Sequence[tuple[str, str]]) -> Sequence[tuple[str, str]]:
+def paired_places(right: str, wrong: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
     """Three wrong places, the first in order with which each of the four has a neighbour: the right one is not the only one."""
 
     def in_pairs(chosen: Sequence[tuple[str, str]]) -> bool:
         cells = {PLACES.index(place) for place in (right, *(place for place, _ in chosen))}
         return all(cells & set(neighbours(cell)) for cell in cells)
 
-    return next(filter(in_pairs, combinations(wrong, 3)), wrong[:3])
+    return list(next(filter(in_pairs, combinations(wrong, 3)), tuple(wrong[:3])))
