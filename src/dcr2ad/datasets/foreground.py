@@ -8,12 +8,14 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from dcr2ad.datasets.surface import TWO_TONED, two_tones
+from dcr2ad.datasets.surface import two_tones
 
 COARSE = 512
 """Longest side at which a part is looked for."""
 _LEAST_DISTANCE = 30.0
 """Distance in colour, of 442, under which nothing is told from the background."""
+_TOLD = 0.7
+"""How well two classes of distance must explain the picture, see `two_tones`: a ground of its own has 0.74 and more."""
 _USUAL_LIGHT = (-0.6, -0.8)
 """From the upper left, as most lamps and viewers have it."""
 
@@ -39,11 +41,10 @@ def estimate_foreground(image: Image.Image) -> np.ndarray:
     rgb = np.asarray(small.filter(ImageFilter.GaussianBlur(2)), dtype=np.float64)
     border = np.concatenate([rgb[0], rgb[-1], rgb[:, 0], rgb[:, -1]])
     distance = np.linalg.norm(rgb - np.median(border, axis=0), axis=2)
-    varies = float(np.linalg.norm(border - np.median(border, axis=0), axis=1).mean())
     limit, told = two_tones(distance)
-    found = _largest_region(_closed(distance > max(_LEAST_DISTANCE, 3 * varies, 0.8 * limit)))
-    rim = np.concatenate([found[0], found[-1], found[:, 0], found[:, -1]])
-    if told < TWO_TONED or not 0.05 < found.mean() < 0.9 or rim.mean() > 0.02:
+    tries = (_isolated(distance > max(_LEAST_DISTANCE, share * limit)) for share in (0.8, 1.0, 1.25))
+    found = next((flags for flags in tries if flags is not None), None) if told >= _TOLD else None
+    if found is None:
         return np.ones(image.size[::-1], dtype=bool)
     if small.size == image.size:
         return found
@@ -77,6 +78,14 @@ def has_outline(inside: np.ndarray) -> bool:
     """Whether the picture's border is background nearly all round: only then is the part seen whole."""
     border = np.concatenate([inside[0], inside[-1], inside[:, 0], inside[:, -1]])
     return bool(border.mean() < 0.12)
+
+
+def _isolated(flags: np.ndarray) -> np.ndarray | None:
+    """The largest region, where it is solid, of a fair size, and clear of the picture's border."""
+    found = _largest_region(_closed(flags))
+    rim = np.concatenate([found[0], found[-1], found[:, 0], found[:, -1]])
+    is_part = 0.05 < found.mean() < 0.9 and rim.mean() <= 0.02 and flags[found].mean() >= 0.8
+    return found if is_part else None
 
 
 def _closed(flags: np.ndarray) -> np.ndarray:
