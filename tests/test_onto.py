@@ -129,7 +129,7 @@ def test_no_chip_without_an_outline_and_nothing_invisible(tmp_path: Path) -> Non
     noise = np.random.default_rng(0).integers(0, 256, (96, 96, 3)).astype(np.uint8)
     Image.fromarray(noise).save(tmp_path / "noise.png")
     sample = Sample(id="n", image=str(tmp_path / "noise.png"), dataset="d", object="cloth", is_anomalous=False)
-    plans = [plan for seed in range(9) for plan in plan_defects([sample], 1, tmp_path, BASE, seed=seed, kinds=["dirt"])]
+    plans = [plan for seed in range(9) for plan in plan_defects([sample], 1, tmp_path, BASE, seed=seed, kinds=["misprint"])]
     with pytest.raises(ImageError, match="cannot be seen"):
         for planned in plans:
             draw_planned(planned)
