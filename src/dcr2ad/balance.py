@@ -165,4 +165,4 @@ def paired_places(right: str, wrong: Sequence[tuple[str, str]]) -> list[tuple[st
         cells = {PLACES.index(place) for place in (right, *(place for place, _ in chosen))}
         return all(cells & set(neighbours(cell)) for cell in cells)
 
-    return list(next(filter(in_pairs, combinations(wrong, 3)), tuple(wrong[:3])))
+    return next((list(three) for three in combinations(wrong, 3) if in_pairs(three)), list(wrong[:3]))
