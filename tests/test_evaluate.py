@@ -200,6 +200,19 @@ def test_pairs_differ_in_the_knowledge_and_stand_every_check(routable: list[Ques
     assert (tmp_path / "t" / "pairs.jsonl").read_bytes() == (tmp_path / "s" / "pairs.jsonl").read_bytes() and again == made
 
 
+def test_the_wrong_entry_is_one_that_is_right_elsewhere(routable: list[Question]) -> None:
+    """Of what deceives, the entry that was wrong least often beyond being right; a name alone tells nothing then."""
+    settings = SynthesizeSettings(candidates=3, length_ratio=0.5)
+    changed = 0
+    for question in routable:
+        plain = make_pair(question, tiny_base(), BuiltinTeacher(0), settings, seed=1)
+        if isinstance(plain, PreferencePair):
+            often = make_pair(question, tiny_base(), BuiltinTeacher(0), settings, seed=1, balance={plain.wrong_key: 5})
+            assert isinstance(often, PreferencePair) and often.kind == plain.kind
+            changed += often.wrong_key != plain.wrong_key
+    assert changed
+
+
 def test_planted_faults_in_a_pair_are_caught(routable: list[Question]) -> None:
     base = tiny_base()
     settings = SynthesizeSettings(candidates=3, length_ratio=0.5)

@@ -12,8 +12,9 @@ from __future__ import annotations
 import random
 import statistics
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from dcr2ad.artifacts import RecordWriter, StageFolder, digest_json, read_records
@@ -69,6 +70,9 @@ def synthesize_pairs(
             return folder.manifest.summary
         pairs_file, rejected_file = out / "pairs.jsonl", out / "rejected.jsonl"
         with RecordWriter(pairs_file) as writer, RecordWriter(rejected_file) as rejects:
+            balance: Counter[str] = Counter()
+            balance.subtract(item.question.sample.right_key or "" for item in boundary)
+            balance.update(pair.wrong_key for pair in read_records(pairs_file, PreferencePair))
             seen = {pair.id for pair in read_records(pairs_file, PreferencePair)}
             seen |= {row.sample for row in read_records(rejected_file, Rejected)}
             rankings: dict[str, tuple[RankedEntry, ...]] = {}
@@ -79,11 +83,14 @@ def synthesize_pairs(
                         rankings[sample.image] = route_sample(model, sample, knowledge_base, mode="recall").ranking
                     ranking = rankings.get(sample.image, ())
                     try:
-                        made = make_pair(item.question, knowledge_base, teacher, settings, seed=seed, ranking=ranking)
+                        made = make_pair(
+                            item.question, knowledge_base, teacher, settings, seed=seed, ranking=ranking, balance=balance
+                        )
                     except UnusableAnswerError:
                         made = "the teacher's answer cannot be used"
                     if isinstance(made, PreferencePair):
                         writer.write(made)
+                        balance[made.wrong_key] += 1
                     else:
                         rejects.write(Rejected(sample=item.question.id, subtask=item.question.subtask, reason=made))
                 if progress:
@@ -103,13 +110,25 @@ def make_pair(
     *,
     seed: int,
     ranking: Sequence[RankedEntry] = (),
+    balance: Mapping[str, int] = MappingProxyType({}),
 ) -> PreferencePair | str:
-    """One preference pair for a question, or why there is none; `ranking` is the model's own of the photograph."""
+    """One preference pair for a question, or why there is none.
+
+    Args:
+        question: the question.
+        knowledge_base: K.
+        teacher: writes the responses.
+        settings: candidates listed, lengths.
+        seed: seed of the draws.
+        ranking: the model's own of the photograph.
+        balance: how much oftener an entry is the wrong one than the right one, over all pairs. Of the deceptive entries drawn
+            that with the least is taken, so that an entry's name does not tell which response is right.
+    """
     right_key = question.sample.right_key
     if right_key is None or right_key not in knowledge_base:
         return "the label leads to no knowledge entry"
     right = knowledge_base.get(right_key)
-    chosen_wrong = _wrong(question, right, knowledge_base, seed, ranking)
+    chosen_wrong = _wrong(question, right, knowledge_base, seed, ranking, balance)
     if chosen_wrong is None:
         return "no deceptive entry leads to an option of the question"
     wrong, deception, answer = chosen_wrong
@@ -185,26 +204,28 @@ def _wrong(
     knowledge_base: KnowledgeBase,
     seed: int,
     ranking: Sequence[RankedEntry],
+    balance: Mapping[str, int],
 ) -> tuple[KnowledgeEntry, Deception, int] | None:
     """A deceptive entry that leads to an option; one that leads to another answer is preferred over one that does not."""
-    fallback = None
-    for attempt in range(TRIES):
-        drawn = seed * TRIES + attempt
-        deception = choose_wrong_key(question.sample, right.key, knowledge_base, seed=drawn, ranking=ranking)
-        entry = knowledge_base.get(deception.key)
-        answer = answer_under(entry, question)
-        if answer is None:
-            continue
-        if answer != question.answer:
-            return entry, deception, answer
-        fallback = fallback or (entry, deception, answer)
-    for key in question.provenance.get("keys", "").split():
-        if key in knowledge_base and not holds_too(knowledge_base.get(key), right, question.sample.defect):
-            entry = knowledge_base.get(key)
+    drawn = [
+        choose_wrong_key(question.sample, right.key, knowledge_base, seed=seed * TRIES + attempt, ranking=ranking)
+        for attempt in range(TRIES)
+    ]
+    named = [
+        Deception(key, OPTION, f"{OPTION}: {option}")
+        for key, option in zip(question.provenance.get("keys", "").split(), question.options, strict=False)
+        if key in knowledge_base and not holds_too(knowledge_base.get(key), right, question.sample.defect)
+    ]
+    for listed, other_answer in ((drawn, True), (named, True), (drawn, False)):
+        found = []
+        for deception in listed:
+            entry = knowledge_base.get(deception.key)
             answer = answer_under(entry, question)
-            if answer is not None and answer != question.answer:
-                return entry, Deception(key, OPTION, f"{OPTION}: {question.options[answer]}"), answer
-    return fallback
+            if answer is not None and (answer != question.answer) == other_answer:
+                found.append((entry, deception, answer))
+        if found:
+            return min(found, key=lambda one: balance.get(one[0].key, 0))
+    return None
 
 
 def _length(trajectory: Trajectory) -> int:
