@@ -1,6 +1,6 @@
 """KR-DPO's step against TRL's DPOTrainer: pairs a second, peak memory of a step, and whether both compute the same.
 
-    python benchmarks/krdpo_step.py [--models qwen nano] [--batch 1 4] [--steps 2]
+    python benchmarks/krdpo_step.py [--models qwen nano] [--batch 1 4] [--steps 4]
 
 Same model, same pairs, same AdamW, float32, full fine-tuning of the language model with vision frozen. TRL: two rows a pair,
 its own forward and loss, the reference model's forward in each step (its default); ``precomputed`` leaves that out of its time.
@@ -8,7 +8,8 @@ Ours: one tree a step; scoring the reference once is counted into our time, as i
 Qwen2.5-VL of 8 layers of width 512 with two images of 400 tokens; ``nano`` is the embedded model. Four pairs are about one
 image, as mined questions are. Each way runs in a process of its own; memory is the peak of resident memory in one step less
 what stood before it (weights, gradients, optimiser), with an allocator that gives everything back. Time is processor time on
-one thread, so that other work on the machine does not count. The last line is JSON: the worst case of all that ran.
+one thread, so that other work on the machine does not count; the median of the timed steps is taken, the slowest and the
+fastest are printed. The last line is JSON: the worst case of all that ran.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -32,7 +34,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", default=["qwen", "nano"], choices=["qwen", "nano"])
     parser.add_argument("--batch", nargs="+", type=int, default=[1, 4], help="pairs a forward and step")
-    parser.add_argument("--steps", type=int, default=2, help="timed steps")
+    parser.add_argument("--steps", type=int, default=4, help="timed steps")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
@@ -70,6 +72,7 @@ def case(folder: str, model: str, batch: int, steps: int) -> dict[str, Any]:
         "trl_precomputed_pairs_s": round(theirs["policy_pairs_s"], 4),
         "ours_pairs_s": round(ours["pairs_s"], 4),
         "speedup": round(ours["pairs_s"] / theirs["pairs_s"], 2),
+        "step_seconds": {"trl": theirs["step_seconds"], "ours": ours["step_seconds"]},
         "trl_peak_mb": round(peaks[0]),
         "ours_peak_mb": round(peaks[1]),
         "peak_memory_ratio": round(peaks[1] / peaks[0], 3),
@@ -106,14 +109,14 @@ def child(folder: str, model: str, batch: int, steps: int, way: str, memory: boo
     optimizer = torch.optim.AdamW([p for p in vlm.model.parameters() if p.requires_grad], lr=1e-5, weight_decay=0.0)
     batches = pairs(Path(folder), model, batch, steps + 1)
     worker = (Trl if way == "trl" else Ours)(vlm, reference)
-    worker.begin([row for rows in batches for row in rows])
+    worker.begin(batches)
+    outside = worker.seconds / len(batches)  # the reference, where it is scored before the first step
     logprobs = worker.logprobs(batches[0])
-    losses, began = [], 0.0
-    reference_seconds = worker.seconds
+    losses, took, inside = [], [], []
     for number, rows in enumerate(batches):
         if number == 1:  # the first step allocates the optimiser's state and warms up
-            began, reference_seconds = time.process_time(), worker.seconds
             before = reset_peak()
+        began, reference_seconds = time.process_time(), worker.seconds
         loss = worker.loss(rows)
         loss.backward()
         losses.append(float(loss.detach()))
@@ -121,13 +124,13 @@ def child(folder: str, model: str, batch: int, steps: int, way: str, memory: boo
             return {"peak_mb": peak() - before}
         optimizer.step()
         optimizer.zero_grad(set_to_none=not memory)  # gradients that stay are not counted as activations
-    took = time.process_time() - began
-    count = batch * steps
-    inside = worker.seconds - reference_seconds if way == "trl" else 0.0
-    outside = worker.seconds * steps / (steps + 1) if way == "ours" else 0.0
+        took.append(time.process_time() - began)
+        inside.append(worker.seconds - reference_seconds)
+    step = statistics.median(took[1:])
     return {
-        "pairs_s": count / (took + outside),
-        "policy_pairs_s": count / (took - inside),
+        "pairs_s": batch / (step + outside),
+        "policy_pairs_s": batch / (step - statistics.median(inside[1:])),
+        "step_seconds": [round(value + outside, 2) for value in (min(took[1:]), step, max(took[1:]))],
         "losses": [round(value, 6) for value in losses],
         "logprobs": logprobs,
         "prefix": len(batches[0][0].prompt.ids),
@@ -183,14 +186,15 @@ class Ours:
         self.seconds = 0.0
         self.kept: dict[str, Any] = {}
 
-    def begin(self, rows: list[Any]) -> None:
-        """Score the reference and let it go."""
+    def begin(self, batches: list[list[Any]]) -> None:
+        """Score the reference, a batch at a time as the trainer does, and let it go."""
         import torch
 
         began = time.process_time()
         with torch.no_grad():
-            for row in rows:
-                self.kept[row.id] = self.sums(self.reference, [row])
+            for rows in batches:
+                sums = self.sums(self.reference, rows)
+                self.kept |= {row.id: [part[i : i + 1] for part in sums] for i, row in enumerate(rows)}
         self.seconds = time.process_time() - began
         self.reference = None
 
@@ -267,7 +271,7 @@ class Trl:
 
         self.trainer.ref_model.forward = timed
 
-    def begin(self, rows: list[Any]) -> None:
+    def begin(self, batches: list[list[Any]]) -> None:
         """Nothing: the reference is asked in each step."""
 
     def batch(self, rows: list[Any]) -> dict[str, Any]:
