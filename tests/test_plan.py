@@ -156,7 +156,7 @@ def test_sharding_by_hand() -> None:
     assert (row.tokens, row.scored) == (20, 6)
     one = need(counts(), row, Machine(1, 1, "ddp", True))
     assert (one.weights, one.gradients, one.optimizer, one.copies) == (1200 + 4000, 4000, 8000, 2 * 900)
-    assert one.logits == 3 * 4 * 6 * 50
+    assert one.logits == 2 * 2 * 6 * 50
     ddp = need(counts(), row, Machine(4, 1, "ddp", True))
     assert (ddp.weights, ddp.gradients, ddp.optimizer) == (5200, 8000, 8000), "DDP exchanges gradients in buckets of its own"
     zero2 = need(counts(), row, Machine(4, 1, "zero2", True))
@@ -165,8 +165,8 @@ def test_sharding_by_hand() -> None:
     assert (fsdp.weights, fsdp.gradients, fsdp.optimizer, fsdp.copies) == (300 + 1000, 1000, 2000, 1800 + 2 * 400)
     # The stream is float32. A block: 2 norms of (4 + 4) x 8, 5 inputs, 4 x queries and a cast, 4 x inner, 2 bytes each.
     block = 2 * 8 * 8 + 5 * 2 * 8 + 2 * 5 * 8 + 2 * 4 * 16
-    assert one.activations == 20 * (2 * FLOAT * 8 + block) + 20**2 * 3
-    assert need(counts(), row, Machine(1, 1, "ddp", False)).activations == 20 * 2 * block + 20**2 * 3
+    assert one.activations == 20 * (2 * FLOAT * 8 + block) + 3 * 20 * 2
+    assert need(counts(), row, Machine(1, 1, "ddp", False)).activations == 20 * 2 * block + 2 * (3 * 20 * 2)
 
 
 def test_what_is_told_to_change_does_fit() -> None:

@@ -637,7 +637,7 @@ def test_loss_and_gradients_equal_trl(qwen: Path, tmp_path: Path, folder: Path) 
     expected = {name: value.grad.clone() for name, value in vlm.model.named_parameters() if value.grad is not None}
 
     def sums(model: VisionLanguageModel, which: int) -> torch.Tensor:
-        found = completion_logprobs(model, rows, cached=False)
+        found = completion_logprobs(model, rows, images="pixels")
         parts = [
             segment_sums(values[which], torch.tensor(row.responses[which].segments))
             for row, values in zip(rows, found, strict=True)

@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 import torch
 
+from dcr2ad.config import SftSettings
 from dcr2ad.errors import ImageError, InputError, UnknownNameError
 from dcr2ad.images import load_image
+from dcr2ad.models.tree import Span
 from dcr2ad.models.vlm import TokenizedPrompt, VisionLanguageModel
 from dcr2ad.parsing import write_response
 from dcr2ad.prompts import build_prompt
@@ -25,6 +27,7 @@ from dcr2ad.training.batches import (
     rejected_trajectory,
     sft_row,
 )
+from dcr2ad.training.weights import image_inputs, load_trainable
 from dcr2ad.types import ImagePart, PreferencePair, Question, Sample
 from tests.tiny import tiny_base, tiny_internvl, tiny_llama, tiny_pairs, tiny_questions, tiny_qwen, tiny_qwen3
 
@@ -106,7 +109,7 @@ def test_pair_equals_separate_forwards(vlm: VisionLanguageModel, pairs: list[Pre
     assert gap(ours, theirs) < 1e-5
     assert gradient_gap(gradients(vlm.model, ours), expected) < 1e-5
     with torch.no_grad():
-        assert gap(completion_logprobs(vlm, [row], cached=True)[0], theirs) < 1e-5
+        assert gap(completion_logprobs(vlm, [row], images="features")[0], theirs) < 1e-5
 
 
 @pytest.mark.parametrize("build", [tiny_qwen, tiny_internvl])
@@ -137,7 +140,7 @@ def test_embedded_model(nano_folder: Path, pairs: list[PreferencePair]) -> None:
     vlm.model.double()
     with torch.no_grad():
         exact = separate(vlm, pairs[0].question, row.responses[1].ids)
-        assert gap(completion_logprobs(vlm, [row], cached=False)[0][1:], [exact]) < 1e-6
+        assert gap(completion_logprobs(vlm, [row], images="pixels")[0][1:], [exact]) < 1e-6
 
 
 def test_forest_of_pairs_equals_separate_forwards(vlm: VisionLanguageModel, pairs: list[PreferencePair]) -> None:
@@ -154,14 +157,14 @@ def test_forest_of_pairs_equals_separate_forwards(vlm: VisionLanguageModel, pair
     assert gap(ours, theirs) < 1e-5
     assert gradient_gap(gradients(vlm.model, ours), expected) < 1e-5
     with torch.no_grad():
-        cached = [values for row in completion_logprobs(vlm, rows, cached=True) for values in row]
+        cached = [values for row in completion_logprobs(vlm, rows, images="features") for values in row]
         assert gap(cached, theirs) < 1e-5
 
 
 def test_one_response_equals_a_separate_forward(vlm: VisionLanguageModel, folder: Path) -> None:
     question = tiny_questions(folder / "photos", 1)[0]
     row = sft_row(vlm, question, BASE)
-    assert lay_out(vlm, [row]).mask is None
+    assert lay_out(vlm, [row]).spans == (Span(0, row.longest, ()),)
     theirs = [separate(vlm, question, row.responses[0].ids)]
     expected = gradients(vlm.model, theirs)
     ours = completion_logprobs(vlm, [row])[0]
@@ -186,9 +189,45 @@ def test_same_image_in_other_places_is_another_image(
             for pair, row in zip((first, other), rows, strict=True)
             for response in row.responses
         ]
-        for cached in (False, True):
-            ours = [values for row in completion_logprobs(vlm, rows, cached=cached) for values in row]
+        for images in ("pixels", "features", "tower"):
+            ours = [values for row in completion_logprobs(vlm, rows, images=images) for values in row]
             assert gap(ours, theirs) < 1e-5
+
+
+@pytest.mark.parametrize("adapter", [False, True])
+def test_a_frozen_tower_runs_once_an_image(adapter: bool, vlm: VisionLanguageModel, pairs: list[PreferencePair]) -> None:
+    """The tower's kept output through the projector: values and gradients of pixels, under autocast with an adapter too."""
+    fresh = VisionLanguageModel.load(vlm.model.name_or_path, device="cpu")
+    settings = SftSettings(method="lora", lora_rank=4, precision="bf16") if adapter else SftSettings()
+    load_trainable(fresh, settings, seed=1)
+    assert image_inputs(fresh.model) == "tower"
+    tower = next(m for name, m in fresh.model.named_modules() if name.endswith((".visual", ".vision_tower")))
+    runs: list[int] = []
+    tower.register_forward_hook(lambda *_: runs.append(1))
+    rows = [pair_row(fresh, pair, BASE) for pair in pairs]
+
+    def outcome(images: Any, which: list[TrainingRow]) -> tuple[list[torch.Tensor], dict[str, torch.Tensor]]:
+        with torch.autocast("cpu", torch.bfloat16, enabled=adapter):
+            found = [values for row in completion_logprobs(fresh, which, images=images) for values in row]
+        return found, gradients(fresh.model, found)
+
+    expected, wanted = outcome("pixels", rows)
+    assert any("projector" in name or "merger" in name for name in wanted)
+    runs.clear()
+    once, slopes = outcome(None, rows)
+    images = len({image for row in rows for image in row.prompt.images})
+    assert len(runs) == images == 3
+    again, same = outcome("tower", rows)
+    assert len(runs) == images
+    assert all(map(torch.equal, once, again)) and all(torch.equal(slopes[name], same[name]) for name in slopes)
+    assert gap(once, expected) < (0.1 if adapter else 1e-5)
+    assert gradient_gap(slopes, wanted) < (0.2 if adapter else 1e-5)
+    fresh.forget_features(tower=False)
+    outcome("tower", rows)
+    assert len(runs) == images
+    fresh.forget_features()
+    outcome("tower", rows)
+    assert len(runs) == 2 * images
 
 
 def test_gradient_checkpointing_changes_nothing(vlm: VisionLanguageModel, pairs: list[PreferencePair]) -> None:

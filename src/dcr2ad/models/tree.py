@@ -10,9 +10,32 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 import torch
+
+
+class Span(NamedTuple):
+    """Neighbouring nodes of one path, each the parent of the next, and what lies before them on it."""
+
+    start: int
+    """First node."""
+    end: int
+    """One past the last node."""
+    before: tuple[tuple[int, int], ...]
+    """Ranges of the ancestors of the first node, in order; none touches the next."""
+
+    @property
+    def seen(self) -> tuple[tuple[int, int], ...]:
+        """Ranges of all nodes that the last node sees."""
+        return _joined((*self.before, (self.start, self.end)))
+
+    def cut(self, size: int) -> list[Span]:
+        """The same nodes as spans of `size` at most."""
+        starts = range(self.start, self.end, size)
+        return [Span(s, min(s + size, self.end), _joined((*self.before, (self.start, s)))) for s in starts]
 
 
 @dataclass(frozen=True)
@@ -64,14 +87,45 @@ class TokenTree:
         Returns:
             boolean tensor of shape ``(T, prefix + T)``.
         """
-        count = len(self.parents)
-        seen = np.zeros((count, count), dtype=bool)
-        for node, parent in enumerate(self.parents):
+        return dense_mask(self.spans(), prefix)
+
+    def spans(self) -> tuple[Span, ...]:
+        """The nodes in order, as few spans as there are forks and roots."""
+        heads = np.flatnonzero(self.parents != np.arange(len(self.parents)) - 1)
+        # The first node is a root, whose parent -1 looks like the node before it.
+        edges = [0, *(int(head) for head in heads if head > 0), len(self.parents)]
+        found: list[Span] = []
+        for start, end in pairwise(edges):
+            parent = int(self.parents[start])
+            before: tuple[tuple[int, int], ...] = ()
             if parent >= 0:
-                seen[node, :node] = seen[parent, :node]
-            seen[node, node] = True
-        before = np.ones((count, prefix), dtype=bool)
-        return torch.from_numpy(np.concatenate([before, seen], axis=1))
+                branch = found[int(np.searchsorted(edges, parent, side="right")) - 1]
+                before = _joined((*branch.before, (branch.start, parent + 1)))
+            found.append(Span(start, end, before))
+        return tuple(found)
+
+
+def dense_mask(spans: Sequence[Span], prefix: int = 0) -> torch.Tensor:
+    """The spans' mask, behind `prefix` tokens that every node sees; see `TokenTree.mask`."""
+    count = spans[-1].end
+    seen = np.zeros((count, prefix + count), dtype=bool)
+    seen[:, :prefix] = True
+    for start, end, before in spans:
+        for first, last in before:
+            seen[start:end, prefix + first : prefix + last] = True
+        seen[start:end, prefix + start : prefix + end] = np.tri(end - start, dtype=bool)
+    return torch.from_numpy(seen)
+
+
+def _joined(ranges: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
+    """Ranges in order without empty ones, those that touch as one."""
+    found: list[tuple[int, int]] = []
+    for start, end in ranges:
+        if found and found[-1][1] == start:
+            found[-1] = (found[-1][0], end)
+        elif start < end:
+            found.append((start, end))
+    return tuple(found)
 
 
 def common_prefix(sequences: Sequence[Sequence[Hashable]]) -> int:

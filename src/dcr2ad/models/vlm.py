@@ -21,6 +21,8 @@ import torch
 from dcr2ad.caches import ByteCache
 from dcr2ad.errors import ModelError
 from dcr2ad.images import file_key, load_image
+from dcr2ad.models.projected import project, run_tower
+from dcr2ad.models.tree_attention import use_tree_attention
 from dcr2ad.types import ImagePart, Prompt, TextPart
 
 _TAG_EDGES = re.compile(r"(</?(?:knowledge|think|answer)>)")
@@ -74,7 +76,9 @@ class VisionLanguageModel:
         self.image_token_id = int(self.tokenizer.convert_tokens_to_ids(self.image_token))
         self._pixels = ByteCache(_PIXEL_CACHE_BYTES)
         self._features = ByteCache(_FEATURE_CACHE_BYTES)
+        self._towers = ByteCache(_FEATURE_CACHE_BYTES)
         self._counts: dict[Any, int] = {}
+        use_tree_attention(model)
 
     @classmethod
     def load(cls, folder: str | Path, *, dtype: torch.dtype | None = None, device: str | None = None) -> VisionLanguageModel:
@@ -201,17 +205,34 @@ class VisionLanguageModel:
             self._features.put(key, found, found.nbytes)
         return found
 
-    def forget_features(self) -> None:
-        """Drop cached features; call when the vision tower or the projector changed."""
-        self._features.clear()
+    def projected_features(self, path: str) -> torch.Tensor:
+        """Features of one image with a gradient to the projector; the vision tower, frozen, runs once an image."""
+        key = file_key(path)
+        found = self._towers.get(key)
+        if found is None:
+            pixels = {name: value.to(self.device) for name, value in self.pixel_inputs(path).items()}
+            found = run_tower(self.model, pixels, self.image_tokens(path))
+            self._towers.put(key, found, found.nbytes)
+        return project(self.model, found)
 
-    def encoder_outputs(self, images: Sequence[str]) -> dict[str, Any] | None:
-        """Cached features of images in the form the model's `mm_encoder_outputs` takes; None for no image."""
+    def forget_features(self, *, tower: bool = True) -> None:
+        """Drop cached features; call when the vision tower or, with `tower` false, the projector alone has changed."""
+        self._features.clear()
+        if tower:
+            self._towers.clear()
+
+    def encoder_outputs(self, images: Sequence[str], *, projected: bool = False) -> dict[str, Any] | None:
+        """Features of images in the form the model's `mm_encoder_outputs` takes; None for no image.
+
+        Args:
+            images: paths.
+            projected: through the projector as it stands, with gradient; else cached constants.
+        """
         if not images:
             return None
         from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-        features = [self.image_features(path) for path in images]
+        features = [self.projected_features(path) if projected else self.image_features(path) for path in images]
         pooled = tuple(features) if self._has_rope_index else torch.stack(features)
         return {"image": BaseModelOutputWithPooling(pooler_output=pooled)}
 

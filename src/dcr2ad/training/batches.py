@@ -14,15 +14,18 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import torch
 
 from dcr2ad.errors import InputError
 from dcr2ad.knowledge.base import KnowledgeBase
-from dcr2ad.models.tree import TokenTree
+from dcr2ad.models.tree import Span, TokenTree, dense_mask
+from dcr2ad.models.tree_attention import has_tree_attention
 from dcr2ad.models.vlm import TokenizedPrompt, VisionLanguageModel
 from dcr2ad.parsing import response_segments
 from dcr2ad.prompts import build_prompt
-from dcr2ad.training.weights import trains_images
+from dcr2ad.training.selection import token_logprobs
+from dcr2ad.training.weights import ImageInputs, image_inputs
 from dcr2ad.types import PreferencePair, Question, Trajectory
 
 Rejected = Literal["matched", "shared", "unrouted"]
@@ -71,19 +74,22 @@ class Layout:
     Attributes:
         ids: token of each node, shape ``(T,)``.
         positions: position of each node on each rotary axis, shape ``(axes, T)``.
-        mask: True where a node may look, shape ``(T, T)``; None where that is plainly causal (a single response).
+        spans: which nodes each node sees (`TokenTree.spans`).
         images: paths of the images in the order of their tokens.
         kept: nodes whose logits are needed, ascending, shape ``(U,)``.
-        responses: for each row and response a pair of shape ``(L,)`` each: index into `kept` of the node before each token,
-            and the token's id.
+        parents: index into `kept` of the node before each response token, all responses in order, shape ``(N,)``.
+        tokens: those tokens' ids, shape ``(N,)``.
+        lengths: for each row the number of tokens of each of its responses.
     """
 
     ids: torch.Tensor
     positions: torch.Tensor
-    mask: torch.Tensor | None
+    spans: tuple[Span, ...]
     images: tuple[str, ...]
     kept: torch.Tensor
-    responses: tuple[tuple[tuple[torch.Tensor, torch.Tensor], ...], ...]
+    parents: torch.Tensor
+    tokens: torch.Tensor
+    lengths: tuple[tuple[int, ...], ...]
 
 
 def sft_row(vlm: VisionLanguageModel, question: Question, knowledge_base: KnowledgeBase) -> TrainingRow:
@@ -183,23 +189,21 @@ def lay_out(vlm: VisionLanguageModel, rows: Sequence[TrainingRow]) -> Layout:
     tree = TokenTree.build(keys)
     positions = [vlm.positions(sequence, row.prompt.images) for sequence, (row, _) in zip(ids, sequences, strict=True)]
     parents = [path[len(row.prompt.ids) - 1 : -1] for path, (row, _) in zip(tree.paths, sequences, strict=True)]
-    kept = torch.unique(torch.cat([torch.from_numpy(nodes) for nodes in parents]))
-    scored = iter(
-        (torch.searchsorted(kept, torch.from_numpy(nodes)), torch.tensor(response.ids))
-        for nodes, (_, response) in zip(parents, sequences, strict=True)
-    )
+    kept, before = np.unique(np.concatenate(parents), return_inverse=True)
     return Layout(
         ids=torch.tensor([ids[number][index] for number, index in tree.first]),
         positions=torch.stack([positions[number][:, index] for number, index in tree.first], dim=1),
-        mask=None if len(sequences) == 1 else tree.mask(),
+        spans=tree.spans(),
         images=tuple(_images(vlm, tree, [row.prompt for row, _ in sequences])),
-        kept=kept,
-        responses=tuple(tuple(next(scored) for _ in row.responses) for row in rows),
+        kept=torch.from_numpy(kept),
+        parents=torch.from_numpy(before),
+        tokens=torch.tensor([token for _, response in sequences for token in response.ids]),
+        lengths=tuple(tuple(len(response.ids) for response in row.responses) for row in rows),
     )
 
 
 def completion_logprobs(
-    vlm: VisionLanguageModel, rows: Sequence[TrainingRow], *, model: Any = None, cached: bool | None = None
+    vlm: VisionLanguageModel, rows: Sequence[TrainingRow], *, model: Any = None, images: ImageInputs | None = None
 ) -> list[list[torch.Tensor]]:
     """Log-probability of every response token, from one forward over all rows.
 
@@ -207,33 +211,41 @@ def completion_logprobs(
         vlm: the model; training and evaluation go the same way.
         rows: B rows; they may share prompts and images, which are then computed once.
         model: what is called in place of `vlm.model`: the same model behind a wrapper for several processes.
-        cached: whether images enter as cached features, without gradient. Default: unless gradients are on and the vision
-            tower or the projector is trained.
+        images: what images enter as. Default: without gradients cached features, else what the trained weights call for.
 
     Returns:
         for each row and response a tensor of shape ``(L,)``, nats; float32, or float64 for a float64 model.
     """
     layout = lay_out(vlm, rows)
     device = vlm.device
-    kept = layout.kept.to(device)
-    if cached is None:
-        cached = not (torch.is_grad_enabled() and trains_images(vlm.model))
-    mask = torch.ones(1, len(layout.ids), dtype=torch.long) if layout.mask is None else layout.mask[None, None]
+    if images is None:
+        images = image_inputs(vlm.model) if torch.is_grad_enabled() else "features"
     output = (model or vlm.model)(
         input_ids=layout.ids[None].to(device),
-        attention_mask=mask.to(device),
         position_ids=vlm.position_ids(layout.positions),
-        logits_to_keep=kept,
+        logits_to_keep=layout.kept.to(device),
         use_cache=False,
-        **_image_inputs(vlm, layout.images, cached),
+        **_attention_inputs(vlm, layout.spans),
+        **_image_inputs(vlm, layout.images, images),
     )
-    logits = output.logits[0]
-    logits = logits if logits.dtype == torch.float64 else logits.float()
-    totals = logits.logsumexp(-1)
-    return [
-        [logits[nodes.to(device), tokens.to(device)] - totals[nodes.to(device)] for nodes, tokens in row]
-        for row in layout.responses
-    ]
+    found = iter(
+        token_logprobs(output.logits[0], layout.parents.to(device), layout.tokens.to(device)).split(
+            [length for lengths in layout.lengths for length in lengths]
+        )
+    )
+    return [[next(found) for _ in lengths] for lengths in layout.lengths]
+
+
+def _attention_inputs(vlm: VisionLanguageModel, spans: Sequence[Span]) -> dict[str, Any]:
+    """What tells the model who sees whom."""
+    if has_tree_attention(vlm.model):
+        # Four axes, so that transformers builds no mask of its own; nothing reads it.
+        return {"attention_mask": torch.ones(1, 1, 1, 1, dtype=torch.bool, device=vlm.device), "spans": spans}
+    if len(spans) == 1:
+        return {"attention_mask": torch.ones(1, spans[0].end, dtype=torch.long, device=vlm.device)}  # plainly causal
+    hidden = ~dense_mask(spans)[None, None].to(vlm.device)
+    bias = torch.zeros(hidden.shape, dtype=vlm.model.dtype, device=vlm.device)
+    return {"attention_mask": bias.masked_fill_(hidden, torch.finfo(bias.dtype).min)}
 
 
 def _prompt(vlm: VisionLanguageModel, question: Question, knowledge_base: KnowledgeBase) -> TokenizedPrompt:
@@ -261,10 +273,10 @@ def _images(vlm: VisionLanguageModel, tree: TokenTree, prompts: Iterable[Tokeniz
                 yield image
 
 
-def _image_inputs(vlm: VisionLanguageModel, images: Sequence[str], cached: bool) -> dict[str, Any]:
+def _image_inputs(vlm: VisionLanguageModel, images: Sequence[str], enter_as: ImageInputs) -> dict[str, Any]:
     if not images:
         return {}
-    if cached:
-        return {"mm_encoder_outputs": vlm.encoder_outputs(images)}
+    if enter_as != "pixels":
+        return {"mm_encoder_outputs": vlm.encoder_outputs(images, projected=enter_as == "tower")}
     inputs = [vlm.pixel_inputs(path) for path in images]
     return {name: torch.cat([pixels[name] for pixels in inputs]).to(vlm.device) for name in inputs[0]}

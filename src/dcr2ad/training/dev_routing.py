@@ -128,15 +128,15 @@ class RoutingDev:
 def _ranks(session: Session, samples: Sequence[Sample], dev: RoutingDev) -> list[int | None]:
     """Rank of the right entry of each photograph, 1 the best."""
     vlm, training = session.vlm, session.model.training
-    if not session.cached:
-        vlm.forget_features()  # the projector or the tower has changed since
+    if session.images != "features":
+        vlm.forget_features(tower=False)  # the projector or the tower has changed since
     session.model.eval()
     model = HFModel(vlm, name="the policy", digest="")
     with torch.autocast(vlm.device.type, torch.bfloat16, enabled=session.autocast):
         routed = [route_sample(model, sample, dev.knowledge_base, mode=dev.mode) for sample in samples]
     session.model.train(training)
-    if not session.cached:
-        vlm.forget_features()
+    if session.images != "features":
+        vlm.forget_features(tower=False)
     return [
         rankings.rank_of(sample.right_key or "", {entry.key: entry.probability for entry in found.ranking})
         for sample, found in zip(samples, routed, strict=True)

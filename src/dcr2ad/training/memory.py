@@ -169,7 +169,7 @@ def need(counts: Counts, row: RowShape, machine: Machine) -> Need:
         optimizer=FLOAT * _share(counts.trained, states) * moments,
         copies=(counts.compute * counts.products if counts.compute < FLOAT else 0) + gathered,
         activations=activations(counts, row, checkpointing=machine.checkpointing),
-        logits=3 * FLOAT * row.batch * row.scored * counts.vocabulary,  # float32 logits and, at once, two gradients of theirs
+        logits=2 * counts.compute * row.batch * row.scored * counts.vocabulary,  # logits and their gradient
     )
 
 
@@ -180,8 +180,9 @@ def activations(counts: Counts, row: RowShape, *, checkpointing: bool) -> int:
     """
     stream = FLOAT if counts.trains_text or counts.compute == FLOAT else counts.compute
     kept = _blocks(counts, counts.text, row.tokens, stream, counts.trains_text, checkpointing)
-    if row.responses * row.batch > 1:
-        kept += row.tokens**2 * (1 + counts.compute)  # the tree's mask, boolean and as a bias
+    # A response behind the first attends to the prompt under a small mask of its own, kept by each block.
+    masks = (row.responses * row.batch - 1) * row.response * row.tokens * counts.compute
+    kept += masks * (1 if checkpointing else counts.text.layers)
     if counts.trains_vision:
         patches = row.batch * row.images * row.image_tokens * counts.patches
         kept += _blocks(counts, counts.vision, patches, FLOAT, not counts.lora, checkpointing)

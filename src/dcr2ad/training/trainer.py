@@ -32,7 +32,7 @@ from dcr2ad.training.batches import TrainingRow, completion_logprobs
 from dcr2ad.training.checkpoints import Checkpoint, Checkpoints, StepLog, read_log
 from dcr2ad.training.plan import Plan
 from dcr2ad.training.schedule import warm_restarts
-from dcr2ad.training.weights import trains_images
+from dcr2ad.training.weights import ImageInputs, image_inputs
 
 Progress = Callable[[int, int], None]
 """Is told the optimiser steps done and their total."""
@@ -89,20 +89,20 @@ class Session:
         vlm: the model.
         model: what is called in place of `vlm.model`: the same behind accelerate's wrappers.
         accelerator: accelerate's `Accelerator`.
-        cached: whether images enter as cached features: nothing that sees images is trained.
+        images: what images enter as.
         autocast: whether products are computed in bfloat16: the frozen weights' type, while trained ones are float32.
     """
 
     vlm: VisionLanguageModel
     model: Any
     accelerator: Any
-    cached: bool
+    images: ImageInputs
     autocast: bool
 
     def logprobs(self, rows: Sequence[TrainingRow]) -> list[list[torch.Tensor]]:
         """Log-probabilities of every response token; see `completion_logprobs`."""
         with torch.autocast(self.vlm.device.type, torch.bfloat16, enabled=self.autocast):
-            return completion_logprobs(self.vlm, rows, model=self.model, cached=self.cached)
+            return completion_logprobs(self.vlm, rows, model=self.model, images=self.images)
 
 
 @dataclass
@@ -222,9 +222,9 @@ class _Run:
         self.plan = Plan(len(task), settings, accelerator.num_processes, seed, groups)
         self.trained = {name: value for name, value in vlm.model.named_parameters() if value.requires_grad}
         self._adamw = _adamw(self.trained, settings)
-        cached = not trains_images(vlm.model)
+        images = image_inputs(vlm.model)
         model, self.optimizer = accelerator.prepare(vlm.model, self._adamw)
-        self.session = Session(vlm, model, accelerator, cached, autocast)
+        self.session = Session(vlm, model, accelerator, images, autocast)
 
     def resume(self, found: Checkpoint | None) -> int:
         """Bring weights, optimiser and schedule to a checkpoint; returns the steps made."""

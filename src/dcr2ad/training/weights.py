@@ -14,7 +14,7 @@ import shutil
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -22,10 +22,10 @@ from dcr2ad.artifacts import digest_file, digest_json, versions, write_text
 from dcr2ad.config import TrainSettings
 from dcr2ad.errors import InputError, ModelError
 from dcr2ad.models.adapters import MARKER, TrainedModel, merge_for_inference, with_adapter
+from dcr2ad.models.projected import PROJECTORS
 from dcr2ad.models.vlm import VisionLanguageModel, cpu_has_bfloat16
 
 _VISION = ("visual", "vision_tower", "vision_model")
-_PROJECTOR = ("multi_modal_projector", "visual.merger", "connector")
 _LANGUAGE = "language_model"
 _PROCESSOR_FILES = (
     "added_tokens.json",
@@ -141,19 +141,22 @@ def save_trained(vlm: VisionLanguageModel, folder: str | Path, about: dict[str, 
     return trained
 
 
-def trains_images(model: Any) -> bool:
-    """Whether the vision tower or the projector has trainable parameters: then images must enter as pixels, not as features."""
-    names = {*_VISION, *_PROJECTOR}
-    return any(
-        parameter.requires_grad and any(f".{part}." in f".{name}" for part in names)
-        for name, parameter in model.named_parameters()
-    )
+ImageInputs = Literal["features", "tower", "pixels"]
+"""What images enter as: cached features; the vision tower's cached output, through the projector as it stands; pixels."""
+
+
+def image_inputs(model: Any) -> ImageInputs:
+    """What images must enter as for everything trainable to get its gradient: pixels where the vision tower is trained."""
+    trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    if any(map(is_vision, trained)):
+        return "pixels"
+    return "tower" if any(f".{part}." in f".{name}" for part in PROJECTORS for name in trained) else "features"
 
 
 def is_vision(name: str) -> bool:
     """Whether a parameter's name lies in the vision tower; the projector is no part of it."""
     inside = any(f".{part}." in f".{name}" for part in _VISION)
-    return inside and not any(f".{part}." in f".{name}" for part in _PROJECTOR)
+    return inside and not any(f".{part}." in f".{name}" for part in PROJECTORS)
 
 
 def weights_digest(folder: str | Path) -> str:
@@ -173,7 +176,7 @@ def model_digest(model: Any) -> str:
 
 def _select(model: Any, settings: TrainSettings) -> None:
     """Full fine-tuning: everything but the frozen vision tower; the projector as asked."""
-    vision, projector = _part(model, _VISION), _part(model, _PROJECTOR)
+    vision, projector = _part(model, _VISION), _part(model, PROJECTORS)
     for name, parameter in model.named_parameters():
         if f".{projector}." in f".{name}":
             parameter.requires_grad_(settings.train_projector)
@@ -194,7 +197,7 @@ def _lora_config(model: Any, settings: TrainSettings) -> Any:
     from peft import LoraConfig
 
     parts = [_LANGUAGE] if settings.freeze_vision else [_LANGUAGE, _part(model, _VISION)]
-    projector = _part(model, _PROJECTOR)
+    projector = _part(model, PROJECTORS)
     leaves = sorted({name.rsplit(".", 1)[-1] for name in _linear_layers(model, parts) if f".{projector}." not in f".{name}"})
     return LoraConfig(
         r=settings.lora_rank,
