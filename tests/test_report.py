@@ -527,6 +527,14 @@ def test_curves_plot_what_is_there() -> None:
     assert training_curves("sft", Log(rows, {"tokens": rows})) == ()
 
 
+def test_routing_is_drawn_at_the_steps_it_was_measured_at() -> None:
+    steps = tuple(float(step) for step in range(1, 101))
+    top1 = tuple(step / 100 if step % 25 == 0 else math.nan for step in steps)
+    *others, chart = training_curves("krdpo", Log(steps, {"loss": steps, "routing_top1": top1, "routing_mrr": top1}))
+    assert len(others) == 1 and "dev photographs" in chart and "top1" in chart and "mrr" in chart
+    assert "mean over" not in chart  # four points are not smoothed
+
+
 def test_no_run_folder(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such run folder"):
         render_run(tmp_path / "absent")
