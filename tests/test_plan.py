@@ -114,8 +114,16 @@ def deep(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ],
 )
 def test_activations_are_within_the_stated_factor_of_a_measured_peak(
-    method: Any, precision: Any, checkpointing: bool, stage: str, deep: Path, tmp_path: Path
+    method: Any,
+    precision: Any,
+    checkpointing: bool,
+    stage: str,
+    deep: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    # A CPU computes attention by tiles, whose scores no GPU holds; beside a model this small they would be most of it.
+    monkeypatch.setattr("dcr2ad.models.tree_attention.TILE", 16)
     settings = SftSettings(method=method, precision=precision, freeze_vision=stage == "sft", lora_rank=4)
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     vlm = VisionLanguageModel.load(deep, dtype=dtype)
