@@ -1,13 +1,14 @@
 """Questions a second of `dcr2ad evaluate` against the published way: one generate a question, images processed each time.
 
-    python benchmarks/mmad_throughput.py [--questions N] [--model nano|hf:FOLDER] [--new-tokens 128]
+    OMP_NUM_THREADS=1 python benchmarks/mmad_throughput.py [--questions N] [--model nano|hf:FOLDER] [--new-tokens 128]
 
 Both ways ask the same questions of the same model in one process. The published way (MMAD's scripts) processes the images and
 the whole prompt again for each question and lets the model write up to ``--new-tokens`` tokens; ``first_token`` stops it after
 one, which only a reader of probabilities could do, and is the fair comparison of the shared prefix alone. Answers are the most
-probable letter of the first token, in both ways. Without ``--model`` both nano and a tiny random
-Qwen2.5-VL are measured. Photographs are drawn by the product; five questions an image, four images an object share a reference.
-The last line is JSON.
+probable letter of the first token, in both ways. ``--reason N`` measures written answers (``reason``) too: N questions together
+against ``--slow`` of them each alone. On a CPU all times are processor time of all threads, so that other work on the machine
+decides little. Without ``--model`` both nano and a tiny random Qwen2.5-VL are measured. Photographs are drawn by the product;
+five questions an image, four images an object share a reference. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -23,14 +24,16 @@ from typing import Any
 import torch
 from tests.tiny import tiny_photograph, tiny_qwen
 
+from dcr2ad.artifacts import read_records
 from dcr2ad.knowledge.base import KnowledgeBase
 from dcr2ad.models.base import letter_probabilities
 from dcr2ad.models.hf import HFModel
 from dcr2ad.models.tree import TokenTree
 from dcr2ad.parsing import LETTERS
 from dcr2ad.prompts import answer_prompt, build_prompt
+from dcr2ad.reasoning import write_responses
 from dcr2ad.stages.evaluate import evaluate
-from dcr2ad.types import EvalProtocol, ImagePart, Question, Sample, Subtask
+from dcr2ad.types import EvalProtocol, ImagePart, Prediction, Question, Sample, Subtask
 
 KINDS = (
     (Subtask.DETECTION, "Is there any defect in the part?", ("Yes", "No")),
@@ -68,7 +71,7 @@ def published(model: HFModel, questions: list[Question], new_tokens: int) -> tup
 
     vlm = model.vlm
     answers: list[int] = []
-    begun = time.perf_counter()
+    begun = now()
     for question in questions:
         prompt = answer_prompt(build_prompt(question, expert=False))
         images = [Image.open(part.path).convert("RGB") for part in prompt.parts if isinstance(part, ImagePart)]
@@ -91,7 +94,36 @@ def published(model: HFModel, questions: list[Question], new_tokens: int) -> tup
         spelled = [[vlm.response_ids(form) for form in (letter, f" {letter}")] for letter in LETTERS[: len(question.options)]]
         sums = [sum(float(chances[ids[0]]) for ids in forms if len(ids) == 1) for forms in spelled]
         answers.append(max(range(len(sums)), key=sums.__getitem__))
-    return time.perf_counter() - begun, answers
+    return now() - begun, answers
+
+
+def now() -> float:
+    """Seconds of processor time on a CPU, of the clock on a GPU."""
+    return time.perf_counter() if torch.cuda.is_available() else time.process_time()
+
+
+def written(model: HFModel, questions: list[Question], slow: int, folder: Path) -> dict[str, Any]:
+    """Written answers: seconds a question together and alone, and whether the answers are the same."""
+    model.runner.reset()
+    model.runner.processed_tokens = 0
+    begun = now()
+    evaluate(model, questions, KnowledgeBase.builtin(), EvalProtocol(expert=False, answering="reason"), folder)
+    together, tokens = (now() - begun) / len(questions), model.runner.processed_tokens / len(questions)
+    found = {p.question_id: p.raw for p in read_records(folder / "predictions.jsonl", Prediction)}
+    begun = now()
+    alone = []
+    for question in questions[:slow]:
+        model.runner.reset()
+        alone += write_responses(model, [build_prompt(question, expert=False)], [question.options])
+    single = (now() - begun) / slow
+    return {
+        "reason_questions": len(questions),
+        "reason_seconds_per_question": round(together, 2),
+        "reason_seconds_alone": round(single, 2),
+        "reason_speedup_vs_alone": round(single / together, 2),
+        "reason_tokens_per_question": round(tokens, 1),
+        "reason_responses_equal": sum(found[q.id] == w.text for q, w in zip(questions, alone, strict=False)) / slow,
+    }
 
 
 def distinct_tokens(model: HFModel, questions: list[Question]) -> int:
@@ -103,7 +135,7 @@ def distinct_tokens(model: HFModel, questions: list[Question]) -> int:
     return len(TokenTree.build(keys))
 
 
-def measure(spec: str, folder: Path, count: int, slow: int, new_tokens: int) -> dict[str, Any]:
+def measure(spec: str, folder: Path, count: int, slow: int, new_tokens: int, reason: int) -> dict[str, Any]:
     model = HFModel.open(spec)
     base, protocol = KnowledgeBase.builtin(), EvalProtocol(expert=False)
     questions = make_questions(folder / "photographs", count)
@@ -111,9 +143,9 @@ def measure(spec: str, folder: Path, count: int, slow: int, new_tokens: int) -> 
     evaluate(model, warm, base, protocol, folder / f"warm-{spec.replace('/', '_')}")
     model.runner.reset()
     model.runner.processed_tokens = 0
-    begun = time.perf_counter()
+    begun = now()
     evaluate(model, questions, base, protocol, folder / f"out-{spec.replace('/', '_')}")
-    ours = (time.perf_counter() - begun) / len(questions)
+    ours = (now() - begun) / len(questions)
     efficiency = distinct_tokens(model, questions) / model.runner.processed_tokens
     asked = questions[:slow]
     probabilities = letter_probabilities(
@@ -122,6 +154,7 @@ def measure(spec: str, folder: Path, count: int, slow: int, new_tokens: int) -> 
     mine = [max(range(len(p)), key=p.__getitem__) for p in probabilities]
     seconds, theirs = published(model, asked, new_tokens)
     one, _ = published(model, asked, 1)
+    more = written(model, questions[:reason], slow, folder / f"reason-{spec.replace('/', '_')}") if reason else {}
     return {
         "model": spec if spec == "nano" else "tiny Qwen2.5-VL",
         "questions": len(questions),
@@ -131,6 +164,7 @@ def measure(spec: str, folder: Path, count: int, slow: int, new_tokens: int) -> 
         "answers_equal": mine == theirs,
         "answers_compared": len(mine),
         "token_efficiency": round(efficiency, 3),
+        **more,
     }
 
 
@@ -140,12 +174,14 @@ def main() -> None:
     parser.add_argument("--slow", type=int, default=10, help="questions asked the published way")
     parser.add_argument("--model", action="append", default=[])
     parser.add_argument("--new-tokens", type=int, default=128)
+    parser.add_argument("--reason", type=int, default=0, help="questions answered by written responses")
     given = parser.parse_args()
     rows = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for spec in given.model or ["nano", f"hf:{tiny_qwen(folder / 'qwen', layers=4, hidden=128, image_tokens=256)}"]:
-            rows.append(measure(spec, folder, given.questions, min(given.slow, given.questions), given.new_tokens))
+            slow = min(given.slow, given.questions)
+            rows.append(measure(spec, folder, given.questions, slow, given.new_tokens, given.reason))
             rows[-1]["peak_memory_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
             print(json.dumps(rows[-1]), flush=True)
     worst = {

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dcr2ad.artifacts import RecordWriter, StageFolder, digest_json, read_records, write_text
+from dcr2ad.artifacts import RecordWriter, StageFolder, digest_json, digest_records, read_records, write_text
 from dcr2ad.errors import RecordError, RunError
-from dcr2ad.types import LookAlike
+from dcr2ad.types import LookAlike, Sampling
 
 ROWS = [LookAlike(key=f"k{i}", difference=f"line\nbreak {i} é") for i in range(5)]
 
@@ -85,3 +85,9 @@ def test_two_processes_never_write_one_folder(tmp_path: Path) -> None:
 
 def test_digest_ignores_key_order() -> None:
     assert digest_json({"a": 1, "b": [2]}) == digest_json({"b": [2], "a": 1}) != digest_json({"a": 1, "b": [3]})
+
+
+def test_records_are_digested_one_by_one_as_their_list_is() -> None:
+    for count in (0, 1, 3):
+        records = [Sampling(seed=i) for i in range(count)]
+        assert digest_records(iter(records)) == digest_json([record.model_dump(mode="json") for record in records])

@@ -67,12 +67,13 @@ def test_a_response_alone_is_the_one_written_in_company(build, tmp_path: Path) -
             assert len(steps) < 0.5 * sum(done.new_tokens for done in plain)
     # What was written stands in the cache: going on from it reads nothing anew.
     start = model.vlm.tokenize(asked[0])
-    ((written, _),) = runner.generate([[start]], max_new_tokens=24, end_ids=model.vlm.end_ids)[0]
+    ((written, _),) = runner.generate([[start]], max_new_tokens=24, ends=lambda tokens: tokens[-1] in model.vlm.end_ids)[0]
     longer = dataclasses.replace(start, ids=(*start.ids, *written))
     before = runner.processed_tokens
-    found = runner.continuation_logprobs([longer], [[[5], [6, 7]]])[0]
+    ((found,),) = runner.continuation_logprobs([[longer]], [[[[5], [6]]]])
     assert runner.processed_tokens - before <= 3
-    assert found == pytest.approx(PrefixRunner(model.vlm).continuation_logprobs([longer], [[[5], [6, 7]]])[0], abs=1e-4)
+    ((anew,),) = PrefixRunner(model.vlm).continuation_logprobs([[longer]], [[[[5], [6]]]])
+    assert found == pytest.approx(anew, abs=1e-4)
 
     short = model.generate(asked[:1], Sampling(max_new_tokens=5))[0][0]
     assert short.new_tokens == min(5, plain[0].new_tokens) and plain[0].text.startswith(short.text)

@@ -74,6 +74,32 @@ def test_scores_equal_separate_forwards(model: HFModel, tmp_path: Path) -> None:
                 assert got.logprobs == pytest.approx(expected, abs=1e-5)
 
 
+def test_several_images_in_one_row_equal_each_alone(model: HFModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    places = ((0, 1), (0, 2), (3, 4), (3, 4), (0, 1), (3, 5), (5, 5))
+    asked = [prompt(tmp_path, one, two, f"Question {i % 3}? A. Yes B. No") for i, (one, two) in enumerate(places)]
+    options = [["A", " A", "B</answer>"][: 2 + i % 2] for i in range(len(asked))]
+    expected = [[separate(model.vlm, p, option) for option in listed] for p, listed in zip(asked, options, strict=True)]
+    forwards: list[int] = []
+    run = model.runner._model
+    monkeypatch.setattr(model.runner, "_model", lambda ids, *rest: (forwards.append(ids.shape[1]), run(ids, *rest))[1])
+    for limit, rows in ((1280, 1), (120, None)):
+        monkeypatch.setattr("dcr2ad.models.prefix.MAX_NODES", limit)
+        model.runner.reset()
+        before, forwards[:] = model.runner.processed_tokens, []
+        for scores, known in zip(model.score(asked, options), expected, strict=True):
+            assert scores.logprobs == pytest.approx(known, abs=1e-5)
+        if rows:
+            image = model.vlm.image_token_id
+            tails = [model.vlm.response_ids(max(listed, key=len))[:-1] for listed in options]
+            keys = [
+                (*model.vlm.tokenize(p).keys(image), *((token, "") for token in tail))
+                for p, tail in zip(asked, tails, strict=True)
+            ]
+            assert len(forwards) == rows and model.runner.processed_tokens - before == len(TokenTree.build(keys))
+        for scores, known in zip(model.score(asked[:2], options[:2]), expected, strict=False):  # behind what is kept
+            assert scores.logprobs == pytest.approx(known, abs=1e-5)
+
+
 def test_a_small_row_limit_changes_nothing(model: HFModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = [prompt(tmp_path, 0, 1, f"Question {i}? A. Yes B. No") for i in range(3)]
     options = [["A", "B", "scratch: it is", "dent"]] * 3
@@ -86,11 +112,11 @@ def test_distinct_tokens_are_processed_once(model: HFModel, tmp_path: Path) -> N
     asked = [prompt(tmp_path, 0, 1, f"Question {i}? A. Yes B. No") for i in range(4)]
     runner = PrefixRunner(model.vlm)
     tokens = [model.vlm.tokenize(p) for p in asked]
-    runner.continuation_logprobs(tokens, [[[5], [6]]] * 4)
+    runner.continuation_logprobs([tokens], [[[[5], [6]]] * 4])
     keys = [t.keys(model.vlm.image_token_id) for t in tokens]
     assert runner.processed_tokens == len(TokenTree.build(keys))
     before = runner.processed_tokens
-    runner.continuation_logprobs(tokens[:1], [[[5], [6]]])
+    runner.continuation_logprobs([tokens[:1]], [[[[5], [6]]]])
     assert runner.processed_tokens - before < len(tokens[0].ids) - tokens[0].image_spans(model.vlm.image_token_id)[-1][1] + 1
 
 
@@ -114,6 +140,56 @@ def test_greedy_decoding_equals_generate(model: HFModel, tmp_path: Path) -> None
         )
         assert got[0].text == vlm.tokenizer.decode(out[0, row.shape[1] :], skip_special_tokens=True)
         assert got[0].prompt_tokens == len(tokens.ids)
+
+
+def test_a_response_written_in_parts_is_read_once_and_equals_reading_it_anew(model: HFModel, tmp_path: Path) -> None:
+    texts = ("What defect is it?", "Is there any defect on this part at all?", "Where?", "Why is that so?")
+    asked = [prompt(tmp_path, 0, 1 + i % 2, text, "<knowledge>") for i, text in enumerate(texts)]
+
+    def parts(model: HFModel, *, forget: bool) -> tuple[list[Any], int]:
+        model.runner.reset()
+        going, found, before = asked, [], model.runner.processed_tokens
+        for limit, tag in ((5, "</knowledge><think>"), (9, "</think><answer>")):
+            written = model.generate(going, Sampling(max_new_tokens=limit))
+            # What is cut off, as at the last whole clause, must not be seen either.
+            kept = [w[0].text[: len(w[0].text) // (1 + i % 2)] for i, w in enumerate(written)]
+            found.append([(w[0].text, w[0].status, w[0].new_tokens, w[0].prompt_tokens) for w in written])
+            going = [p.model_copy(update={"opening": p.opening + k + tag}) for p, k in zip(going, kept, strict=True)]
+            if forget:
+                model.runner.reset()
+        found.append([s.logprobs for s in model.score(going, [["A", "B", " C"]] * len(going))])
+        return found, model.runner.processed_tokens - before
+
+    (kept, few), (anew, many) = parts(model, forget=False), parts(model, forget=True)
+    assert kept[:-1] == anew[:-1]
+    for one, two in zip(kept[-1], anew[-1], strict=True):
+        assert one == pytest.approx(two, abs=1e-5)
+    assert few < 0.75 * many
+    other = [*asked[:3], prompt(tmp_path, 0, 5, "Where?", "<answer>")]  # as many prompts, about another image
+    got = model.score(other, [["A", "B"]] * 4)
+    for p, scores in zip(other, got, strict=True):
+        assert scores.logprobs == pytest.approx([separate(model.vlm, p, o) for o in ("A", "B")], abs=1e-5)
+
+
+def test_sequences_decoded_together_equal_each_alone(model: HFModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = [prompt(tmp_path, i // 3, 1 + i, f"What is it{' again' * i}?", "<think>") for i in range(7)]
+    for temperature in (0.0, 1.3):
+        sampling = Sampling(max_new_tokens=14, temperature=temperature, n=2, seed=5)
+        alone = [model.generate([p], sampling)[0] for p in asked]
+        assert model.generate(asked, sampling) == alone
+        with monkeypatch.context() as small:
+            small.setattr("dcr2ad.models.prefix.MAX_SEQUENCES", 4)
+            assert model.generate(asked, sampling) == alone
+
+
+def test_a_response_stops_at_a_text_and_at_an_end_token(model: HFModel, tmp_path: Path) -> None:
+    asked = [prompt(tmp_path, 0, i, "What defect is it?", "") for i in range(3)]
+    whole = [c[0] for c in model.generate(asked, Sampling(max_new_tokens=12))]
+    stop = whole[0].text[4:6]
+    for free, held in zip(whole, model.generate(asked, Sampling(max_new_tokens=12, stop=stop)), strict=True):
+        assert held[0].text == free.text.split(stop)[0]
+        assert held[0].status == ("stop" if stop in free.text else free.status)
+        assert held[0].new_tokens <= free.new_tokens
 
 
 def test_sampling_is_seeded_and_varied(model: HFModel, tmp_path: Path) -> None:

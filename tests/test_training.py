@@ -333,6 +333,8 @@ def test_whole_model_is_a_model_folder(internvl: Path, tmp_path: Path, folder: P
     assert {match.by for match in find_overlap(about.train_images, about.train_hashes, images)} == {"content"}
     assert len(find_overlap({}, about.train_hashes, images)) == len(set(images))
     assert about.recipe["gradient_accumulation"] == 2
+    assert (about.data, about.objects) == ({"tiny": 2}, {"tiny/widget": 2})
+    assert HFModel.open(str(tmp_path / "model")).info.trained_on == ("tiny/widget",)
     load(tmp_path / "model")
 
 

@@ -40,8 +40,20 @@ def versions() -> dict[str, str]:
 
 def digest_json(value: Any) -> str:
     """SHA-256, in hexadecimal, of a value's canonical JSON (sorted keys, no blanks)."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(_canonical(value).encode()).hexdigest()
+
+
+def digest_records(records: Iterable[BaseModel]) -> str:
+    """`digest_json` of the list of the records' values, one record in memory at a time."""
+    digest = hashlib.sha256(b"[")
+    for number, record in enumerate(records):
+        digest.update(("," if number else "").encode() + _canonical(record.model_dump(mode="json")).encode())
+    digest.update(b"]")
+    return digest.hexdigest()
+
+
+def _canonical(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=str)
 
 
 def digest_file(path: str | Path) -> str:

@@ -15,7 +15,7 @@ class ByteCache:
     """
 
     def __init__(self, limit: int) -> None:
-        self._limit = limit
+        self.limit = limit
         self._size = 0
         self._items: OrderedDict[Any, tuple[Any, int]] = OrderedDict()
         self._lock = Lock()
@@ -33,8 +33,13 @@ class ByteCache:
         with self._lock:
             self._size += size - self._items.pop(key, (None, 0))[1]
             self._items[key] = (value, size)
-            while self._size > self._limit and len(self._items) > 1:
+            while self._size > self.limit and len(self._items) > 1:
                 self._size -= self._items.popitem(last=False)[1][1]
+
+    def drop(self, key: Any) -> None:
+        """Forget the value under a key, where there is one."""
+        with self._lock:
+            self._size -= self._items.pop(key, (None, 0))[1]
 
     def clear(self) -> None:
         """Forget everything."""

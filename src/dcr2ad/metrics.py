@@ -17,6 +17,8 @@ import numpy as np
 from dcr2ad.types import Interval, Prediction, Subtask
 
 RESAMPLES = 1000
+_BLOCK = 100
+"""Resamples computed at a time."""
 
 
 def subtask_accuracy(predictions: Sequence[Prediction], subtask: Subtask) -> float | None:
@@ -94,8 +96,11 @@ def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> tuple[int, int, fl
 
 
 def _draws(predictions: Sequence[Prediction], seed: int) -> np.ndarray:
+    """How often each image counts in each resample; drawn and kept small, since a benchmark has thousands of images."""
     clusters = len({p.image for p in predictions})
-    return np.random.default_rng(seed).multinomial(clusters, np.full(clusters, 1 / clusters), size=RESAMPLES)
+    rng, even = np.random.default_rng(seed), np.full(clusters, 1 / clusters)
+    blocks = (rng.multinomial(clusters, even, size=size).astype(np.uint16) for size in [_BLOCK] * (RESAMPLES // _BLOCK))
+    return np.concatenate(list(blocks))
 
 
 def _spans(
@@ -183,7 +188,8 @@ def _estimates(predictions: Sequence[Prediction], weights: np.ndarray | None) ->
     drawn = np.ones((1, len(images))) if weights is None else weights
     with np.errstate(invalid="ignore"), warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
-        accuracy = 100.0 * (drawn @ correct) / (drawn @ count)
+        blocks = (drawn[start : start + _BLOCK].astype(float) for start in range(0, len(drawn), _BLOCK))
+        accuracy = np.concatenate([100.0 * (block @ correct) / (block @ count) for block in blocks])
         found = {}
         for subtask in Subtask:
             datasets = sorted({dataset for name, dataset, _ in cells if name == subtask.value})

@@ -109,10 +109,9 @@ def _held_to_form(
 def _part(model: ChatModel, prompts: Sequence[Prompt], closing: str, sampling: Sampling) -> tuple[list[str], list[Completion]]:
     """Text of each up to its closing tag; what is cut at the limit ends at its last whole clause."""
     texts, completions = [], []
-    for found in model.generate(prompts, sampling):
-        raw = found[0].text
-        ended = closing in raw or found[0].status != "length"
-        text = raw.split("<")[0].rstrip()
+    for found in model.generate(prompts, sampling.model_copy(update={"stop": closing})):
+        ended = found[0].status != "length"
+        text = found[0].text.split("<")[0].rstrip()
         texts.append(text if ended else _whole_clause(text))
         completions.append(found[0].model_copy(update={"status": "stop" if ended else "length"}))
     return texts, completions

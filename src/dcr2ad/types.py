@@ -285,6 +285,8 @@ class Sampling(Record):
     """0 is greedy."""
     n: int = 1
     """Completions a prompt."""
+    stop: str = ""
+    """Text that ends a response and is no part of it; empty for none."""
     seed: int = 0
     """Seed for temperature > 0."""
 
@@ -586,6 +588,10 @@ class EvalReport(Record):
     """Seed the variant was trained with; None where no seed decides."""
     leaks: dict[str, Any] = Field(default_factory=dict)
     """What the model's recorded training images share with the benchmark; empty where the model records none."""
+    trained_on: tuple[str, ...] = ()
+    """Objects (``dataset/object``) or data sets that the model records as trained on."""
+    notes: tuple[str, ...] = ()
+    """What a reader must know before comparing figures, such as a benchmark file of no known version."""
 
 
 class PairedResult(Record):

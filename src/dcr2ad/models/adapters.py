@@ -50,6 +50,8 @@ class TrainedModel(Record):
     """Package versions it was trained with."""
     data: dict[str, int] = Field(default_factory=dict)
     """What it was trained on: name of a data set -> number of its images."""
+    objects: dict[str, int] = Field(default_factory=dict)
+    """What it was trained on: ``dataset/object`` -> number of its images; empty for a model recorded without."""
     licence: str = ""
     """What the licences of that data allow, in words; empty where nobody said."""
     extracted: dict[str, float] = Field(default_factory=dict)

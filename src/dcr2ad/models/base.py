@@ -34,6 +34,8 @@ class ModelInfo(Record):
     """Fitted temperature and threshold of each route mode, as stored with the model."""
     pixels: str = ""
     """How large images reach the model; empty where it is not known."""
+    trained_on: tuple[str, ...] = ()
+    """Objects it records as trained on, as ``dataset/object``; only data sets where it records no objects."""
 
 
 class ChatModel(Protocol):

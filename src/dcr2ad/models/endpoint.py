@@ -122,6 +122,8 @@ class EndpointModel:
         return self._parallel(lambda job: self._choose(*job), list(zip(prompts, options, strict=True)))
 
     def _complete(self, prompt: Prompt, sampling: Sampling, **more: Any) -> list[Completion]:
+        if sampling.stop:
+            more["stop"] = [sampling.stop]
         try:
             reply = self._request(
                 prompt,

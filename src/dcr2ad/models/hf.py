@@ -76,14 +76,15 @@ class HFModel:
     def info(self) -> ModelInfo:
         """What the model is."""
         folder = trained_folder(self._name)
-        routing = read_trained(folder).routing if folder else {}
+        trained = read_trained(folder) if folder else None
         return ModelInfo(
             name=self._name,
             digest=self._digest,
             backend="transformers",
             can_score=True,
-            routing=routing,
+            routing=trained.routing if trained else {},
             pixels=self.vlm.pixel_limits,
+            trained_on=tuple(trained.objects or trained.data) if trained else (),
         )
 
     def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[Completion]]:
@@ -94,15 +95,18 @@ class HFModel:
         written = self.runner.generate(
             repeated,
             max_new_tokens=sampling.max_new_tokens,
-            end_ids=self.vlm.end_ids,
+            ends=lambda tokens: self._ends(tokens, sampling.stop),
             temperature=sampling.temperature,
             seeds=[_seeds(group, sampling.seed) for group in repeated],
         )
         for (indices, _), asked, found in zip(groups, repeated, written, strict=True):
             for place, (tokens, ended) in enumerate(found):
+                if tokens and tokens[-1] in self.vlm.end_ids:
+                    del tokens[-1]
+                text = self.vlm.tokenizer.decode(tokens, skip_special_tokens=True)
                 results[indices[place // sampling.n]].append(
                     Completion(
-                        text=self.vlm.tokenizer.decode(tokens, skip_special_tokens=True),
+                        text=text.split(sampling.stop)[0] if sampling.stop else text,
                         status="stop" if ended else "length",
                         prompt_tokens=len(asked[place].ids),
                         new_tokens=len(tokens),
@@ -118,8 +122,12 @@ class HFModel:
         """
         results: list[OptionScores | None] = [None] * len(prompts)
         ids = [[self._spelled(option) for option in listed] for listed in options]
-        for indices, tokenized in self._groups(prompts, None):
-            for i, sums in zip(indices, self.runner.continuation_logprobs(tokenized, [ids[i] for i in indices]), strict=True):
+        groups = self._groups(prompts, None)
+        found = self.runner.continuation_logprobs(
+            [tokenized for _, tokenized in groups], [[ids[i] for i in indices] for indices, _ in groups]
+        )
+        for (indices, _), scores in zip(groups, found, strict=True):
+            for i, sums in zip(indices, scores, strict=True):
                 results[i] = OptionScores(logprobs=tuple(sums), tokens=tuple(len(tokens) for tokens in ids[i]))
         return [result for result in results if result is not None]
 
@@ -153,6 +161,12 @@ class HFModel:
                 self._ids.clear()
             self._ids[option] = self.vlm.response_ids(option)
         return self._ids[option]
+
+    def _ends(self, tokens: Sequence[int], stop: str) -> bool:
+        """Whether new tokens, the newest last, end a response: by an end token, or by the text it stops at."""
+        if tokens[-1] in self.vlm.end_ids:
+            return True
+        return bool(stop) and stop in self.vlm.tokenizer.decode(tokens[-len(stop) :])
 
     def _groups(
         self, prompts: Sequence[Prompt], failures: list[list[Completion]] | None

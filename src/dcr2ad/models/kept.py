@@ -10,29 +10,33 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from transformers.cache_utils import DynamicCache
 
 from dcr2ad.models.tree import common_prefix
 
 PREFIX_BYTES = 256 * 1024 * 1024
 """Keys and values of prefixes kept at most: those of the images that are being asked about."""
+MOST = 64
+"""Prefixes kept at most, however small they are."""
 
 Key = tuple[int, str]
 """A token and, for an image token, the image it belongs to."""
 
 
 class KeptPrefixes:
-    """The most recently used prefixes, up to `PREFIX_BYTES`."""
+    """The most recently used prefixes, up to `PREFIX_BYTES` and `MOST`."""
 
     def __init__(self) -> None:
         self._kept: OrderedDict[tuple[Key, ...], Any] = OrderedDict()
 
-    def __contains__(self, keys: tuple[Key, ...]) -> bool:
-        return keys in self._kept
-
     def clear(self) -> None:
         """Forget all of them."""
         self._kept.clear()
+
+    def shared(self, wanted: tuple[Key, ...]) -> int:
+        """How many of the wanted tokens a kept prefix shares with them."""
+        return max((common_prefix([known, wanted]) for known in self._kept), default=0)
 
     def longest(self, wanted: tuple[Key, ...], spans: Sequence[tuple[int, int]]) -> tuple[int, Any]:
         """The kept prefix that shares most with the wanted one.
@@ -53,13 +57,21 @@ class KeptPrefixes:
         self._kept.move_to_end(best)
         return have, _beginning(self._kept[best], have)
 
-    def keep(self, keys: tuple[Key, ...], cache: Any) -> None:
-        """Keep a prefix; the least recently used ones go when they take too much room."""
-        kept = _beginning(cache, len(keys))
+    def keep(self, keys: tuple[Key, ...], cache: Any, places: Sequence[int] | None = None) -> None:
+        """Keep a prefix; the least recently used ones go when they take too much room.
+
+        Args:
+            keys: its tokens.
+            cache: where they stand.
+            places: at which places; None for the first.
+        """
+        if keys in self._kept:
+            return
+        kept = _copy(cache, range(len(keys)) if places is None else places)
         self._kept[keys] = kept
         self._kept.move_to_end(keys)
         token = sum(layer.keys[..., :1, :].nbytes + layer.values[..., :1, :].nbytes for layer in kept.layers)
-        while len(self._kept) > 1 and token * sum(map(len, self._kept)) > PREFIX_BYTES:
+        while len(self._kept) > MOST or (len(self._kept) > 1 and token * sum(map(len, self._kept)) > PREFIX_BYTES):
             self._kept.popitem(last=False)
 
 
@@ -70,3 +82,12 @@ def _beginning(cache: Any, length: int) -> Any:
     for layer in begun.layers:
         layer.keys, layer.values = layer.keys[..., :length, :], layer.values[..., :length, :]
     return begun
+
+
+def _copy(cache: Any, places: Sequence[int]) -> Any:
+    """Tokens at some places of a cache, with memory of their own, so that the rest of it can go."""
+    at = torch.tensor(list(places), device=cache.layers[0].keys.device)
+    copied = _beginning(cache, 0)
+    for layer, whole in zip(copied.layers, cache.layers, strict=True):
+        layer.keys, layer.values = whole.keys.index_select(-2, at), whole.values.index_select(-2, at)
+    return copied

@@ -139,3 +139,27 @@ def common_prefix(sequences: Sequence[Sequence[Hashable]]) -> int:
         else:
             high = middle - 1
     return low
+
+
+def chunks(work: list[tuple[int, int]], sizes: list[int], limit: int) -> list[list[tuple[int, int]]]:
+    """Cut work into rows of at most `limit` tokens counted without sharing of continuations, prompts kept together.
+
+    Tokens of a prompt's own tail are shared by its options and counted once.
+
+    Args:
+        work: pairs (prompt, continuation), in order.
+        sizes: tokens of each pair, the prompt's tail included.
+        limit: tokens of a row.
+    """
+    cut: list[list[tuple[int, int]]] = []
+    used = limit + 1
+    previous = -1
+    for (prompt, option), size in zip(work, sizes, strict=True):
+        cost = size if prompt != previous or used > limit else 8
+        if used + cost > limit:
+            cut.append([])
+            used, cost = 0, size
+        cut[-1].append((prompt, option))
+        used += cost
+        previous = prompt
+    return cut

@@ -26,8 +26,12 @@ from dcr2ad.models.tree_attention import use_tree_attention
 from dcr2ad.types import ImagePart, Prompt, TextPart
 
 _TAG_EDGES = re.compile(r"(</?(?:knowledge|think|answer)>)")
-_FEATURE_CACHE_BYTES = 512 * 1024 * 1024
-_PIXEL_CACHE_BYTES = 128 * 1024 * 1024
+_FEATURE_BYTES = 64 * 1024 * 1024
+"""Features kept: those of the images being asked about, and of references that neighbours share."""
+_TOWER_BYTES = 512 * 1024 * 1024
+"""What a frozen tower made of images, kept while the projector is trained."""
+_PIXEL_BYTES = 128 * 1024 * 1024
+"""Pixels kept; those of an image go when its features are there."""
 
 
 @dataclass(frozen=True)
@@ -74,10 +78,11 @@ class VisionLanguageModel:
         self.tokenizer = processor.tokenizer
         self.image_token = str(processor.image_token)
         self.image_token_id = int(self.tokenizer.convert_tokens_to_ids(self.image_token))
-        self._pixels = ByteCache(_PIXEL_CACHE_BYTES)
-        self._features = ByteCache(_FEATURE_CACHE_BYTES)
-        self._towers = ByteCache(_FEATURE_CACHE_BYTES)
+        self._pixels = ByteCache(_PIXEL_BYTES)
+        self._features = ByteCache(_FEATURE_BYTES)
+        self._towers = ByteCache(_TOWER_BYTES)
         self._counts: dict[Any, int] = {}
+        self._grids: dict[Any, tuple[int, ...]] = {}
         use_tree_attention(model)
 
     @classmethod
@@ -187,23 +192,32 @@ class VisionLanguageModel:
         if found is None:
             batch = self.processor(images=[load_image(path)], text=[self.image_token], return_tensors="pt")
             self._counts[key] = int((batch["input_ids"] == self.image_token_id).sum())
+            if "image_grid_thw" in batch:
+                self._grids[key] = tuple(batch["image_grid_thw"][0].tolist())
             found = {name: batch[name] for name in ("pixel_values", "image_grid_thw") if name in batch}
             self._pixels.put(key, found, sum(value.nbytes for value in found.values()))
         return dict(found)
 
-    def image_features(self, path: str) -> torch.Tensor:
-        """Features of one image as the language model sees them, shape ``(tokens, hidden)``; cached, without gradient."""
-        key = file_key(path)
-        found = self._features.get(key)
-        if found is None:
-            pixels = {name: value.to(self.device) for name, value in self.pixel_inputs(path).items()}
+    def image_features(self, paths: Sequence[str]) -> list[torch.Tensor]:
+        """Features of images as the language model sees them, each ``(tokens, hidden)``; cached, without gradient.
+
+        Images whose features are not there yet are encoded together.
+        """
+        keys = {path: file_key(path) for path in paths}
+        found: dict[str, Any] = {path: self._features.get(key) for path, key in keys.items()}
+        missing = [path for path, features in found.items() if features is None]
+        if missing:
+            inputs = [self.pixel_inputs(path) for path in missing]
+            pixels = {name: torch.cat([each[name] for each in inputs]).to(self.device) for name in inputs[0]}
             with torch.inference_mode():
                 output = self.model.get_image_features(**pixels).pooler_output
-            # A copy outside inference mode, the caller's too, so that the features may enter a training graph as constants.
-            with torch.inference_mode(False):
-                found = output[0].clone()
-            self._features.put(key, found, found.nbytes)
-        return found
+            for path, features in zip(missing, output, strict=True):
+                # A copy outside inference mode, the caller's too, so that the features may enter a training graph as constants.
+                with torch.inference_mode(False):
+                    found[path] = features.clone()
+                self._features.put(keys[path], found[path], found[path].nbytes)
+                self._pixels.drop(keys[path])
+        return [found[path] for path in paths]
 
     def projected_features(self, path: str) -> torch.Tensor:
         """Features of one image with a gradient to the projector; the vision tower, frozen, runs once an image."""
@@ -215,9 +229,15 @@ class VisionLanguageModel:
             self._towers.put(key, found, found.nbytes)
         return project(self.model, found)
 
-    def forget_features(self, *, tower: bool = True) -> None:
-        """Drop cached features; call when the vision tower or, with `tower` false, the projector alone has changed."""
+    def forget_features(self, *, tower: bool = True, keep: int | None = None) -> None:
+        """Drop cached features; call when the vision tower or, with `tower` false, the projector alone has changed.
+
+        Args:
+            tower: whether what the tower made goes too.
+            keep: bytes of features to keep from now on; None for as many as before.
+        """
         self._features.clear()
+        self._features.limit = self._features.limit if keep is None else keep
         if tower:
             self._towers.clear()
 
@@ -232,7 +252,7 @@ class VisionLanguageModel:
             return None
         from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-        features = [self.projected_features(path) if projected else self.image_features(path) for path in images]
+        features = [self.projected_features(path) for path in images] if projected else self.image_features(images)
         pooled = tuple(features) if self._has_rope_index else torch.stack(features)
         return {"image": BaseModelOutputWithPooling(pooler_output=pooled)}
 
@@ -243,15 +263,26 @@ class VisionLanguageModel:
         row = torch.tensor([list(ids)])
         if not images:
             return torch.arange(len(ids)).expand(3, -1)
-        grids = torch.cat([self.pixel_inputs(path)["image_grid_thw"] for path in images])
+        grids = torch.tensor([self._grid(path) for path in images])
         types = (row == self.image_token_id).int()
         positions, _ = self._core.get_rope_index(row, mm_token_type_ids=types, image_grid_thw=grids)
         return positions[:, 0]
 
+    def _grid(self, path: str) -> tuple[int, ...]:
+        key = file_key(path)
+        if key not in self._grids:
+            self.pixel_inputs(path)
+        return self._grids[key]
+
     def position_ids(self, positions: torch.Tensor) -> torch.Tensor:
-        """Positions ``(axes, L)`` in the shape the model takes for one row: ``(1, L)``, or ``(3, 1, L)`` for M-RoPE."""
-        shaped = positions[:, None] if self._has_rope_index else positions
-        return shaped.to(self.device)
+        """Positions ``(axes, L)`` of one row, or ``(axes, N, L)`` of N, as the model takes them: all axes for M-RoPE."""
+        rows = positions[:, None] if positions.dim() == 2 else positions
+        return (rows if self._has_rope_index else rows[0]).to(self.device)
+
+    @property
+    def text_config(self) -> Any:
+        """Configuration that the language model's layers read."""
+        return self._core.language_model.config
 
     @cached_property
     def _core(self) -> Any:

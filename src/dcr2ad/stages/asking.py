@@ -1,8 +1,8 @@
 """Asking: the questions about some images under one protocol, in as few forwards as they take.
 
-Reads questions, a model and a knowledge base; returns predictions. Letters of one image's questions are scored together on its
-cached prefix; written responses are decoded together over several images. An image that cannot be used is a recorded status.
-Knows nothing about files, numbers or the wording of prompts.
+Reads questions, a model and a knowledge base; returns predictions. Letters of all questions about some images are scored in one
+row, each image encoded once; written responses are decoded together. An image that cannot be used is a recorded status. Knows
+nothing about files, numbers or the wording of prompts.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from dcr2ad.types import (
 
 ROUTED_KEPT = 5
 """Entries of a ranking kept in a prediction; a right key further down counts as not found."""
-WRITTEN_TOGETHER = 16
-"""Responses decoded together, at least, where there are that many."""
+ASKED_TOGETHER = 32
+"""Answers asked for in one call at most; those of one image are never taken apart."""
 
 
 class Inspects(Protocol):
@@ -43,15 +43,18 @@ class Inspects(Protocol):
 
 
 def ask_together(groups: Sequence[list[Question]], protocol: EvalProtocol) -> Iterator[list[list[Question]]]:
-    """Images asked about in one call: one where letters are scored, some where responses are written."""
-    per_question = max(1, protocol.trajectories)
-    room = 1 if protocol.answering == "score" else WRITTEN_TOGETHER
+    """Images asked about in one call."""
+    room = ASKED_TOGETHER // max(1, protocol.trajectories)
     together: list[list[Question]] = []
     for group in groups:
-        together.append(group)
-        if per_question * sum(map(len, together)) >= room:
+        count = sum(map(len, together))
+        # Scored questions end where the reference changes, so that no reference is read twice.
+        enough = protocol.answering == "score" and 2 * count >= room
+        ended = bool(together) and together[-1][0].sample.references != group[0].sample.references
+        if together and (count + len(group) > room or (enough and ended)):
             yield together
             together = []
+        together.append(group)
     if together:
         yield together
 
@@ -116,6 +119,7 @@ class Asker:
                 expert=protocol.expert,
                 shots=protocol.shots,
                 orders=protocol.orders,
+                wording=self._wording,
             )
             return tuple(base.get(key) for key in routing.listed), routing.ranking
         return (), ()

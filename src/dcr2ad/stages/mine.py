@@ -13,7 +13,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from dcr2ad.artifacts import RecordWriter, StageFolder, digest_json, read_records, write_bytes, write_records
+from dcr2ad.artifacts import RecordWriter, StageFolder, digest_records, read_records, write_bytes, write_records
 from dcr2ad.config import MineSettings
 from dcr2ad.knowledge.base import KnowledgeBase
 from dcr2ad.models.base import ChatModel, letter_probabilities
@@ -45,7 +45,7 @@ def mine_boundary(
         RunError: `out` holds work made with another model, questions or settings.
     """
     config = {**settings.model_dump(), "model": model.info.digest}
-    inputs = {"questions": digest_json([q.model_dump(mode="json") for q in questions]), "knowledge": knowledge_base.digest}
+    inputs = {"questions": digest_records(questions), "knowledge": knowledge_base.digest}
     with StageFolder(out, stage="mine", config=config, inputs=inputs, fresh=fresh) as folder:
         if folder.done:
             return folder.manifest.summary

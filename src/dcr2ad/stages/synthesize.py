@@ -17,7 +17,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from dcr2ad.artifacts import RecordWriter, StageFolder, digest_json, read_records
+from dcr2ad.artifacts import RecordWriter, StageFolder, digest_records, read_records
 from dcr2ad.blind import read_pairs
 from dcr2ad.config import SynthesizeSettings
 from dcr2ad.deception import OPTION, Deception, candidates_for, choose_wrong_key, holds_too
@@ -64,7 +64,7 @@ def synthesize_pairs(
     config = {**settings.model_dump(), "teacher": teacher.name}
     if model is not None:
         config["model"] = model.info.digest
-    inputs = {"boundary": digest_json([b.model_dump(mode="json") for b in boundary]), "knowledge": knowledge_base.digest}
+    inputs = {"boundary": digest_records(boundary), "knowledge": knowledge_base.digest}
     with StageFolder(out, stage="synthesize", config=config, inputs=inputs, seed=seed, fresh=fresh) as folder:
         if folder.done:
             return folder.manifest.summary

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from dcr2ad.artifacts import RecordWriter, digest_json, read_records
+from dcr2ad.artifacts import RecordWriter, digest_json, digest_records, read_records
 from dcr2ad.config import KrdpoSettings
 from dcr2ad.errors import InputError, RunError
 from dcr2ad.knowledge.base import KnowledgeBase
@@ -105,7 +105,7 @@ def train_krdpo(
         settings=settings,
         out=Path(out),
         inputs={
-            "pairs": digest_json([pair.model_dump(mode="json") for pair in kept]),
+            "pairs": digest_records(kept),
             "knowledge": knowledge_base.digest,
             **digests,
             **({"routing_dev": dev.digest} if dev else {}),

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from dcr2ad.artifacts import digest_json
+from dcr2ad.artifacts import digest_records
 from dcr2ad.config import SftSettings
 from dcr2ad.errors import InputError
 from dcr2ad.knowledge.base import KnowledgeBase
@@ -76,7 +76,7 @@ def train_sft(
         settings=settings,
         out=Path(out),
         inputs={
-            "questions": digest_json([question.model_dump(mode="json") for question in kept]),
+            "questions": digest_records(kept),
             "knowledge": knowledge_base.digest,
             "model": model_digest(vlm.model),
         },

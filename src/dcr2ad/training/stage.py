@@ -102,17 +102,24 @@ def train_images(questions: Iterable[Question], before: TrainedModel | None = No
 
     Returns:
         ``train_images``: content digest -> name (the path's last three parts); ``train_hashes``: content digest -> perceptual
-        hash; ``data``: name of a data set -> number of its images.
+        hash; ``data``: name of a data set -> number of its images; ``objects``: ``dataset/object`` -> number of its images.
     """
     asked = list(questions)
-    counts = dict(Counter({q.sample.image: q.sample.dataset for q in asked}.values()))
+    samples = {question.sample.image: question.sample for question in asked}.values()
+    counts = dict(Counter(sample.dataset for sample in samples))
+    objects = dict(Counter(f"{sample.dataset}/{sample.object}" for sample in samples))
     paths = {content_digest(path): path for path in dict.fromkeys(question.sample.image for question in asked)}
     names = {digest: "/".join(Path(path).parts[-3:]) for digest, path in paths.items()}
     looks = {digest: hash_file(path) for digest, path in paths.items()}
     if before is not None:
         names, looks = {**before.train_images, **names}, {**before.train_hashes, **looks}
-        counts = {name: max(counts.get(name, 0), before.data.get(name, 0)) for name in (*before.data, *counts)}
-    return {"train_images": names, "train_hashes": looks, "data": counts}
+        counts, objects = _most(before.data, counts), _most(before.objects or before.data, objects)
+    return {"train_images": names, "train_hashes": looks, "data": counts, "objects": objects}
+
+
+def _most(one: dict[str, int], other: dict[str, int]) -> dict[str, int]:
+    """The larger count of each name."""
+    return {name: max(one.get(name, 0), other.get(name, 0)) for name in (*one, *other)}
 
 
 def _check_whole(accelerator: Any) -> None:

@@ -25,6 +25,8 @@ from dcr2ad.models.adapters import MARKER, TrainedModel, merge_for_inference, wi
 from dcr2ad.models.projected import PROJECTORS
 from dcr2ad.models.vlm import VisionLanguageModel, cpu_has_bfloat16
 
+FEATURE_BYTES = 512 * 1024 * 1024
+"""Image features kept in training with a frozen tower: every epoch asks for all of them again."""
 _VISION = ("visual", "vision_tower", "vision_model")
 _LANGUAGE = "language_model"
 _PROCESSOR_FILES = (
@@ -71,7 +73,7 @@ def load_trainable(
         vlm.model = with_adapter(vlm.model, Path(adapter), trainable=True)
         _check_same(vlm.model.peft_config["default"], asked, adapter)
     set_types(vlm.model, settings, compute_dtype(vlm, settings))
-    vlm.forget_features()
+    vlm.forget_features(keep=FEATURE_BYTES)
 
 
 def choose_trained(model: Any, settings: TrainSettings, *, seed: int = 0) -> Any:
