@@ -22,7 +22,7 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
-from dcr2ad.errors import InputError
+from dcr2ad.errors import ImageError, InputError
 from dcr2ad.images import content_digest, list_images, load_image
 from dcr2ad.knowledge.objects import normalise, normalise_dataset
 from dcr2ad.types import Record
@@ -178,21 +178,42 @@ def read_forbidden(sources: Sequence[str | Path], progress: Callable[[int, int],
     return guard
 
 
-def find_overlap(train_images: Mapping[str, str], train_hashes: Mapping[str, str], images: Iterable[str | Path]) -> list[Match]:
+def find_overlap(
+    train_images: Mapping[str, str],
+    train_hashes: Mapping[str, str],
+    images: Iterable[str | Path],
+    *,
+    unreadable: list[str] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Match]:
     """Which images of a benchmark a model was trained on, by the record in its folder (`models.adapters.TrainedModel`).
 
     Args:
         train_images: content digest -> name of each training image.
         train_hashes: content digest -> perceptual hash; empty for a model recorded without: content alone then decides.
-        images: paths of the benchmark's images; each is looked at once.
+        images: paths of the benchmark's images; each is looked at once, and decoded only if its content tells nothing.
+        unreadable: takes the paths of images that cannot be read, where given.
+        progress: called with images looked at and images in all.
 
     Raises:
-        ImageError: an image cannot be read.
+        ImageError: an image cannot be read, and `unreadable` was not given.
     """
     guard = Forbidden()
     guard.add_recorded(train_images, train_hashes)
-    found = (guard.find(path) for path in dict.fromkeys(map(str, images)))
-    return [match for match in found if match is not None]
+    asked = list(dict.fromkeys(map(str, images)))
+    found = []
+    for number, path in enumerate(asked, 1):
+        try:
+            match = guard.find(path)
+        except ImageError:
+            if unreadable is None:
+                raise
+            unreadable.append(path)
+        else:
+            found += [match] if match else []
+        if progress is not None:
+            progress(number, len(asked))
+    return found
 
 
 def duplicates(images: Iterable[str | Path]) -> list[tuple[str, ...]]:

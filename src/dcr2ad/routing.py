@@ -15,6 +15,8 @@ from typing import NamedTuple
 from dcr2ad.knowledge.base import KnowledgeBase
 from dcr2ad.models.base import ChatModel, Searcher, letter_choices, softmax
 from dcr2ad.prompts import (
+    DEFAULT_WORDING,
+    Wording,
     answer_prompt,
     build_prompt,
     describe_findings,
@@ -76,6 +78,7 @@ def route(
     orders: int = 1,
     listed: int = LISTED,
     tolerance: float = 0.0,
+    wording: Wording = DEFAULT_WORDING,
 ) -> Routing:
     """Rank knowledge entries for a photograph, with probabilities.
 
@@ -103,13 +106,14 @@ def route(
             hold at most this probability, at the fitted temperature, and the `listed` best are certain. Recall's probabilities
             then lie within that total variation of the full reading's, and `RoutingNote.left` says how much was left. For
             models in process; an endpoint is always asked about all.
+        wording: the fixed texts of the prompts.
 
     Raises:
         ImageError: an image cannot be used.
         CannotScoreError: the model gives no probabilities.
         UnknownNameError: a candidate that is not in the base.
     """
-    asked = _Asked.of(image, reference, question, expert)
+    asked = _Asked.of(image, reference, question, expert, wording)
     fitted = model.info.routing.get(mode)
     temperature = fitted.temperature if fitted else 1.0
     threshold = fitted.threshold if fitted else ABSTAIN_BELOW
@@ -152,6 +156,7 @@ def route_sample(
     shots: int = 1,
     orders: int = 1,
     tolerance: float = 0.0,
+    wording: Wording = DEFAULT_WORDING,
 ) -> Routing:
     """`route` with the yes/no question, so that all questions about a photograph share one routing."""
     references = sample.references[:shots] if shots > 0 else ()
@@ -166,6 +171,7 @@ def route_sample(
         expert=expert,
         orders=orders,
         tolerance=tolerance,
+        wording=wording,
     )
 
 
@@ -189,10 +195,16 @@ class _Asked(NamedTuple):
     sample: Sample
     question: Question | str
     expert: bool
+    wording: Wording
 
     @classmethod
     def of(
-        cls, image: str | Path, reference: str | Path | Sequence[str | Path] | None, question: Question | str, expert: bool
+        cls,
+        image: str | Path,
+        reference: str | Path | Sequence[str | Path] | None,
+        question: Question | str,
+        expert: bool,
+        wording: Wording,
     ) -> _Asked:
         several = (reference,) if isinstance(reference, str | Path) else tuple(reference or ())
         known = question.sample if isinstance(question, Question) else None
@@ -200,13 +212,13 @@ class _Asked(NamedTuple):
         sample = sample.model_copy(update={"image": str(image), "references": tuple(str(path) for path in several)})
         if isinstance(question, Question):
             question = question.model_copy(update={"sample": sample})
-        return cls(sample, question, expert)
+        return cls(sample, question, expert, wording)
 
     def prompt(self, entries: Sequence[KnowledgeEntry] = ()) -> Prompt:
-        shots = len(self.sample.references)
         if isinstance(self.question, Question):
-            return build_prompt(self.question, entries=entries, expert=self.expert, shots=shots)
-        return open_prompt(self.sample, self.question, entries=entries, expert=self.expert, shots=shots)
+            return self._built(self.question, entries)
+        shots = len(self.sample.references)
+        return open_prompt(self.sample, self.question, entries=entries, expert=self.expert, shots=shots, wording=self.wording)
 
     def lettered(self, titles: Sequence[str], entries: Sequence[KnowledgeEntry] = ()) -> Prompt:
         """The question which of some titles applies, opened where the letter follows."""
@@ -218,7 +230,11 @@ class _Asked(NamedTuple):
             options=tuple(titles),
             answer=0,
         )
-        return answer_prompt(build_prompt(asked, entries=entries, expert=self.expert, shots=len(self.sample.references)))
+        return answer_prompt(self._built(asked, entries))
+
+    def _built(self, question: Question, entries: Sequence[KnowledgeEntry]) -> Prompt:
+        shots = len(self.sample.references)
+        return build_prompt(question, entries=entries, expert=self.expert, shots=shots, wording=self.wording)
 
 
 def _recall(

@@ -9,6 +9,7 @@ from dcr2ad import console
 from dcr2ad.artifacts import read_records
 from dcr2ad.commands.common import load_knowledge, route_mode
 from dcr2ad.errors import InputError
+from dcr2ad.prompts import DEFAULT_WORDING, load_wording
 from dcr2ad.types import Question, RouteMode
 
 
@@ -35,10 +36,12 @@ def run_evaluate_routing(
     expert: bool,
     orders: int | None,
     calibrate: bool,
+    prompts: Path | None,
     knowledge: Path | None,
     fresh: bool,
 ) -> None:
     """Verb `evaluate --what routing`."""
+    wording = DEFAULT_WORDING if prompts is None else load_wording(prompts)
     rows = list(read_records(questions, Question))
     from dcr2ad.models.adapters import store_calibration
     from dcr2ad.models.base import open_model
@@ -61,6 +64,7 @@ def run_evaluate_routing(
             expert=expert,
             shots=shots,
             orders=orders or LISTED,
+            wording=wording,
             fresh=fresh,
             progress=update,
         )

@@ -29,6 +29,11 @@ SUBTASKS = {
 }
 """MMAD's nine raw types, and the paper's own name of one, to the seven sub-tasks."""
 
+KNOWN_FILES = {
+    "639343b491bc67b2abb3c5d719f221ce27f83b2ed97948f4e88055aaa31f1c1e": "39,670 questions on 8,366 images",
+}
+"""SHA-256 of the versions of ``mmad.json`` that figures are known to be published on, and what they hold."""
+
 _ONE_DATASET = {"MVTec-AD": "DS-MVTec"}
 """Two prefixes of one data set; the official scorer counts them apart."""
 _WRONG_LABELS = {"DS-MVTec/bottle/image/broken_large/016.png": "its localisation label is known to be wrong"}
@@ -55,6 +60,13 @@ class MmadReading(NamedTuple):
 def is_mmad(path: Path) -> bool:
     """Whether a file is to be read by this module: ``.json`` or ``.csv``."""
     return path.suffix.lower() in {".json", ".csv"}
+
+
+def unknown_version(path: Path, sha256: str) -> str:
+    """A warning where a file called ``mmad.json`` is no version in `KNOWN_FILES`; else empty."""
+    if path.name.lower() != "mmad.json" or sha256 in KNOWN_FILES:
+        return ""
+    return f"{path.name} (sha256 {sha256[:12]}) is no known version of MMAD's file: compare its figures with no published ones"
 
 
 def read_mmad(

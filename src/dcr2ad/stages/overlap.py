@@ -7,11 +7,9 @@ once. A model that records nothing is said to record nothing: that is no proof o
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from dcr2ad.errors import ImageError
-from dcr2ad.images import load_image
 from dcr2ad.leaks import find_overlap
 from dcr2ad.models.adapters import read_trained
 from dcr2ad.models.hf import trained_folder
@@ -21,32 +19,28 @@ SHOWN = 20
 """Matches named in a report."""
 
 
-def training_overlap(spec: str, questions: Sequence[Question]) -> dict[str, Any]:
+def training_overlap(
+    spec: str, questions: Sequence[Question], progress: Callable[[int, int], None] | None = None
+) -> dict[str, Any]:
     """What a model's training and a benchmark have in common.
 
     Returns:
-        ``recorded`` (training images on record), ``looked_at`` (images of the benchmark), ``overlap`` (how many are on record),
+        ``recorded`` (training images on record), ``looked_at`` (images of the benchmark that can be read; none is looked at
+        where nothing is on record), ``overlap`` (how many are on record),
         ``by`` (what told them: content or look) and ``matches`` (the first of them).
     """
     images, hashes = _recorded(spec)
     asked = list(dict.fromkeys(question.sample.image for question in questions))
-    readable = [image for image in asked if _readable(image)] if images else []
-    found = find_overlap(images, hashes, readable)
+    unreadable: list[str] = []
+    looked_at = asked if images else []
+    found = find_overlap(images, hashes, looked_at, unreadable=unreadable, progress=progress)
     return {
         "recorded": len(images),
-        "looked_at": len(readable),
+        "looked_at": len(looked_at) - len(unreadable),
         "overlap": len(found),
         "by": dict(Counter(match.by for match in found)),
         "matches": [match.reason for match in found[:SHOWN]],
     }
-
-
-def _readable(image: str) -> bool:
-    try:
-        load_image(image)
-    except ImageError:
-        return False
-    return True
 
 
 def _recorded(spec: str) -> tuple[dict[str, str], dict[str, str]]:

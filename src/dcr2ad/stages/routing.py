@@ -16,10 +16,20 @@ from pathlib import Path
 from typing import Any
 
 from dcr2ad import rankings
-from dcr2ad.artifacts import RecordWriter, StageFolder, digest_json, read_records, versions, write_bytes, write_text
+from dcr2ad.artifacts import (
+    RecordWriter,
+    StageFolder,
+    digest_json,
+    digest_records,
+    read_records,
+    versions,
+    write_bytes,
+    write_text,
+)
 from dcr2ad.errors import InputError
 from dcr2ad.knowledge.base import KnowledgeBase
 from dcr2ad.models.base import ChatModel
+from dcr2ad.prompts import DEFAULT_WORDING, Wording
 from dcr2ad.report.figures import confusion_picture
 from dcr2ad.routing import LISTED, route_sample, search_words
 from dcr2ad.stages.routing_figures import RoutedPhotograph, RoutingFigures, RoutingReport, best, calibrate, figures
@@ -41,6 +51,7 @@ def evaluate_routing(
     expert: bool = True,
     shots: int = 1,
     orders: int = LISTED,
+    wording: Wording = DEFAULT_WORDING,
     fresh: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> RoutingReport:
@@ -55,6 +66,7 @@ def evaluate_routing(
         expert: whether the expert's findings are in the prompts.
         shots: references shown.
         orders: orders of a list that are averaged over; position bias is measured over them.
+        wording: the fixed texts of the prompts.
         fresh: throw earlier rankings away.
         progress: called with rankings done and rankings in all.
 
@@ -67,9 +79,15 @@ def evaluate_routing(
     samples = [sample for sample in every if sample.right_key in knowledge_base]
     if not samples:
         raise InputError("no photograph has a label that leads to a knowledge entry", "Build the benchmark on this base")
-    digest = digest_json([sample.model_dump(mode="json") for sample in samples])
+    digest = digest_records(samples)
     config: dict[str, Any] = {"model": model.info.digest, "knowledge": knowledge_base.digest, "modes": list(modes)}
     config |= {"expert": expert, "shots": shots, "orders": orders}
+    if wording != DEFAULT_WORDING:
+        config["wording"] = digest_json(wording.model_dump())
+
+    def ranked(sample: Sample, mode: RouteMode) -> RoutedPhotograph:
+        return _ranked(model, sample, knowledge_base, mode, expert=expert, shots=shots, orders=orders, wording=wording)
+
     with StageFolder(out, stage="routing", config=config, inputs={"samples": digest}, fresh=fresh) as folder:
         file = out / "rankings.jsonl"
         with RecordWriter(file) as writer:
@@ -77,7 +95,7 @@ def evaluate_routing(
             jobs = [(sample, mode) for sample in samples for mode in modes]
             for number, (sample, mode) in enumerate(jobs, 1):
                 if (sample.image, mode) not in seen:
-                    writer.write(_ranked(model, sample, knowledge_base, mode, expert, shots, orders))
+                    writer.write(ranked(sample, mode))
                 if progress:
                     progress(number, len(jobs))
         rows = [*read_records(file, RoutedPhotograph), *_without_model(samples, knowledge_base)]
@@ -99,11 +117,9 @@ def evaluate_routing(
     return report
 
 
-def _ranked(
-    model: ChatModel, sample: Sample, base: KnowledgeBase, mode: RouteMode, expert: bool, shots: int, orders: int
-) -> RoutedPhotograph:
+def _ranked(model: ChatModel, sample: Sample, base: KnowledgeBase, mode: RouteMode, **how: Any) -> RoutedPhotograph:
     begun = time.perf_counter()
-    found = route_sample(model, sample, base, mode=mode, expert=expert, shots=shots, orders=orders)
+    found = route_sample(model, sample, base, mode=mode, **how)
     # What is stored with the model is undone, so that a fit never builds on another one.
     raw = rankings.at_temperature({r.key: r.probability for r in found.ranking}, 1 / found.note.temperature)
     return RoutedPhotograph(
