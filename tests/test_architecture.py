@@ -29,6 +29,7 @@ LAYERS: dict[str, int] = {
     "images": 1,
     "metrics": 1,
     "mmad_scorer": 1,
+    "pairing": 2,
     "parsing": 1,
     "places": 1,
     "datasets": 2,

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -85,7 +87,7 @@ def test_data_sets_have_a_figure_or_none() -> None:
     assert by_dataset(rows) == {"line": (100.0, *[None] * 6), "other": (None, 0.0, *[None] * 5)}
 
 
-def fill(folder: Path, tag: str, context: str, rows: list[Prediction]) -> None:
+def fill(folder: Path, tag: str, context: str, rows: list[Prediction], **more: object) -> None:
     """An evaluation as the stage writes it."""
     found = intervals(rows)
     report = EvalReport(
@@ -99,6 +101,7 @@ def fill(folder: Path, tag: str, context: str, rows: list[Prediction]) -> None:
         average=found.get(None),
         detection=detection_rates(rows),
         routing=routing_accuracy(rows),
+        **more,  # type: ignore[arg-type]
     )
     write_records(folder / "evaluate" / tag / "predictions.jsonl", rows)
     write_text(folder / "evaluate" / tag / "report.json", report.model_dump_json())
@@ -143,7 +146,9 @@ def test_runs_side_by_side(two_runs: list[Path]) -> None:
     assert {"SFT (first)", "SFT (second_run)"} <= set(re.findall(r"SFT \(\w+\)", text)), "runs are told apart everywhere"
     parsed = list(csv.DictReader(io.StringIO(made.csv)))
     assert len(parsed) == 4 and all(row["Miss"] for row in parsed)
-    assert made.latex.count("\\multicolumn") == 2 and made.latex.count(r"\\") == 1 + 2 + 4
+    results, pairs = made.latex.split("\n\n")
+    assert results.count("\\multicolumn") == 2 and results.count(r"\\") == 1 + 2 + 4
+    assert pairs.count("\\multicolumn") == 2 and pairs.count(r"\\") == 1 + 2 + 2 * 3, "two protocols; all, seen, unseen"
     assert "&" in made.latex and made.latex.rstrip().endswith("\\end{tabular}")
 
 
@@ -154,8 +159,26 @@ def test_a_single_evaluation_is_a_run_of_its_own(two_runs: list[Path]) -> None:
         render_runs([two_runs[0], two_runs[0] / "absent"])
 
 
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
+def test_the_tables_compile(two_runs: list[Path], tmp_path: Path) -> None:
+    odd = tmp_path / "[50% of_DCR²~x & {a} #1^2 \\ü µ «中» Ω ≤ $x$ | 5 °C → <b>"
+    shutil.copytree(two_runs[0], odd)
+    tables = render_runs([two_runs[1], odd], unseen=["nut"]).latex
+    head = "\\documentclass{article}\n\\usepackage{booktabs}\n\\usepackage[landscape]{geometry}\n\\begin{document}\\tiny\n"
+    (tmp_path / "page.tex").write_text(f"{head}{tables}\\end{{document}}\n", encoding="utf-8")
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "page.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, errors="replace", timeout=60, check=False)
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert (tmp_path / "page.pdf").stat().st_size > 10_000 and "Missing character" not in done.stdout
+
+
 def test_latex_text_is_escaped() -> None:
     assert escape("50% of DCR²_x & {a}\n#1") == r"50\% of DCR\textsuperscript{2}\_x \& \{a\} \#1"
+    assert (
+        escape("[a] «Ω» ş <b> ≤ 5 °C")
+        == r"{}[a] \texttt{U+00AB}\texttt{U+03A9}\texttt{U+00BB} s \textless{}b\textgreater{} $\le$ 5 °C"
+    )
+    assert escape("*") == "{}*"
 
 
 def test_new_figures_take_the_colours_of_the_page() -> None:
@@ -175,4 +198,63 @@ def test_the_command_writes_page_and_tables(two_runs: list[Path], tmp_path: Path
     done = CliRunner().invoke(app, ["report", *map(str, two_runs), "-o", str(page), "--unseen", "nut"])
     assert done.exit_code == 0 and str(page) in done.output
     assert "unseen objects, 1-shot" in done.output and "SFT (second_run)" in done.output, "the ablation is printed"
-    assert {path.name for path in page.parent.iterdir()} == {"both.html", "both.csv", "both.tex", "both-ablation.csv"}
+    assert {path.name for path in page.parent.iterdir()} == {
+        "both.html",
+        "both.csv",
+        "both.tex",
+        "both-ablation.csv",
+        "both-paired.csv",
+    }
+
+
+def differing(right: set[int], count: int = 12) -> list[Prediction]:
+    """Answers about bolts and nuts in turn, the given ones right."""
+    return [
+        prediction(n, object=("bolt", "nut")[n % 2], dataset="lines", answer=0 if n in right else 1, image=f"{n // 2}.png")
+        for n in range(count)
+    ]
+
+
+def test_models_under_one_protocol_are_paired_by_hand_and_by_what_was_trained_on(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    fill(run, "sft-x", "none", differing({0, 2, 4, 6, 1, 3}))
+    fill(run, "krdpo-x", "none", differing({0, 2, 4, 6, 8, 10, 1, 5}), trained_on=("lines/bolt",))
+    fill(run, "krdpo-y", "oracle", differing({0}), trained_on=("lines/bolt",))
+    made = render_runs([run])
+    lines = {(row["questions on"], row["sub-task"]): row for row in csv.DictReader(io.StringIO(made.paired_csv))}
+    assert {(row["first"], row["second"]) for row in lines.values()} == {("SFT", "SFT + KR-DPO")}
+    assert {part for part, _ in lines} == {"all", "seen", "unseen"}
+    whole, seen, unseen = (lines[part, "Average"] for part in ("all", "seen", "unseen"))
+    assert [float(row["difference"]) for row in (whole, seen, unseen)] == pytest.approx(
+        [100 * 2 / 12, 100 * 2 / 6, 0], abs=0.01
+    )
+    assert (whole["only first right"], whole["only second right"], whole["McNemar p"]) == ("1", "3", "0.625")
+    assert (seen["only first right"], seen["only second right"]) == ("0", "2")
+    assert float(whole["Miss"]) == pytest.approx(-100 * 2 / 12, abs=0.01) and whole["Overkill"] == ""
+    assert float(seen["low"]) <= 100 * 2 / 6 <= float(seen["high"])
+    assert "Paired differences" in made.html and "SFT + KR-DPO minus SFT" in made.html
+    assert "Unseen: objects that none of the models was trained on" in made.html
+    assert made.latex.count("begin{tabular}") == 2 and "SFT + KR-DPO minus SFT" in made.latex
+
+
+def test_what_is_not_alike_is_not_paired_and_said(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    fill(run, "base-x", "none", differing({0}))
+    fill(run, "sft-x", "none", differing({0}, 10))
+    made = render_runs([run])
+    assert (
+        made.paired_csv == ""
+        and "Not paired: SFT and base" in made.html
+        and "the questions are not the same (12 and 10" in made.html
+    )
+    alone = tmp_path / "alone"
+    fill(alone, "base-x", "none", differing({0}))
+    assert "Paired differences" not in render_runs([alone]).html
+
+
+def test_notes_and_leaks_of_an_evaluation_stand_on_the_page(tmp_path: Path) -> None:
+    note = "mmad.json (sha256 0123) is no known version of MMAD's file"
+    fill(tmp_path / "run", "sft-x", "none", differing({0}), notes=(note,), leaks={"overlap": 3, "looked_at": 6, "recorded": 9})
+    page = render_runs([tmp_path / "run"]).html
+    assert "mmad.json (sha256 0123) is no known version of MMAD&#39;s file (sft-x)" in page
+    assert "3 of 6 images of the benchmark were trained on (sft-x)" in page

@@ -62,11 +62,23 @@ def by_dataset(predictions: Sequence[Prediction]) -> dict[str, tuple[float | Non
 
 
 def shares(predictions: Sequence[Prediction], seen: Collection[str]) -> tuple[Share, ...]:
-    """All questions, then those on objects or data sets in `seen`, then the others; a part without questions is left out."""
-    known = [p for p in predictions if p.object in seen or p.dataset in seen]
-    new = [p for p in predictions if p.object not in seen and p.dataset not in seen]
-    parts = [("all", predictions)] + ([("seen", known), ("unseen", new)] if seen else [])
-    return tuple(_share(name, rows) for name, rows in parts if rows)
+    """Figures over the parts that `parts` makes."""
+    return tuple(_share(name, rows) for name, rows in parts(predictions, seen).items())
+
+
+def parts(predictions: Sequence[Prediction], seen: Collection[str]) -> dict[str, list[Prediction]]:
+    """All questions, then those on what was trained on, then the others; a part without questions is left out.
+
+    Args:
+        predictions: the predictions.
+        seen: names of objects, of data sets, or ``dataset/object``; where it is empty nothing is told apart.
+    """
+    known = [not {p.object, p.dataset, f"{p.dataset}/{p.object}"}.isdisjoint(seen) for p in predictions]
+    found = {"all": list(predictions)}
+    if seen:
+        found |= {"seen": [p for p, k in zip(predictions, known, strict=True) if k]}
+        found |= {"unseen": [p for p, k in zip(predictions, known, strict=True) if not k]}
+    return {name: rows for name, rows in found.items() if rows}
 
 
 def reliability(predictions: Sequence[Prediction]) -> tuple[Bin, ...]:

@@ -5,7 +5,7 @@ Reads rows of `dcr2ad.report.tables`; returns text. Pure. Overkill and Miss alwa
 
 from __future__ import annotations
 
-import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 from itertools import groupby
 
@@ -13,6 +13,17 @@ from dcr2ad.report.tables import SHORT, ResultRow, protocol_label
 
 _SPECIAL = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "²": r"\textsuperscript{2}"}
 _SPECIAL |= {sign: f"\\{sign}" for sign in "&%$#_{}"}
+_SPECIAL |= {
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    '"': "''",
+    "≤": r"$\le$",
+    "≥": r"$\ge$",
+    "→": r"$\to$",
+}
+# What LaTeX sets of itself in its oldest encoding, found by setting every character of Latin-1.
+_KNOWN = frozenset(map(chr, range(0xA1, 0x100))) - set("«»ÐÞðþ\xad") | set("–—‘’“”…•€™")
 _HEADS = ("Model", *SHORT.values(), "Average", "95\\,\\%", "F1", "Overkill", "Miss")
 
 
@@ -35,8 +46,23 @@ def grouped(rows: Iterable[ResultRow]) -> list[tuple[str, list[ResultRow]]]:
 
 
 def escape(text: str) -> str:
-    """Text with LaTeX's special characters written out, and on one line."""
-    return re.sub(r"[\\~^²&%$#_{}]", lambda m: _SPECIAL[m.group()], " ".join(text.split()))
+    """Text on one line that any LaTeX sets, whatever it holds.
+
+    Special characters are written out; a letter that LaTeX does not know without packages loses its accent, and what has no
+    plain form is named by its code point.
+    """
+    plain = "".join(map(_character, " ".join(text.split())))
+    # A line of a table that begins so would be read as an argument of the line break before it.
+    return f"{{}}{plain}" if plain.startswith(("[", "*")) else plain
+
+
+def _character(sign: str) -> str:
+    if sign in _SPECIAL:
+        return _SPECIAL[sign]
+    if sign in _KNOWN or (sign.isascii() and sign.isprintable()):
+        return sign
+    bare = unicodedata.normalize("NFKD", sign).encode("ascii", "ignore").decode()
+    return "".join(map(_character, bare)) if bare.isprintable() and bare else rf"\texttt{{U+{ord(sign):04X}}}"
 
 
 def _line(row: ResultRow) -> str:

@@ -13,23 +13,20 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 from markupsafe import Markup
 
 from dcr2ad.errors import InputError
-from dcr2ad.report import compare, figures
+from dcr2ad.report import compare, figures, paired
 from dcr2ad.report.ablation import Ablation, ablation, closely
 from dcr2ad.report.breakdown import Share, by_dataset
+from dcr2ad.report.counts import stage_counts
 from dcr2ad.report.latex import grouped, to_latex
 from dcr2ad.report.page import render
-from dcr2ad.report.run_folder import Log, Run, Stage, read_predictions, read_run
+from dcr2ad.report.run_folder import Log, Run, read_predictions, read_run
 from dcr2ad.report.tables import SHORT, ResultRow, protocol_label, result_rows, to_csv, trained_rank
 from dcr2ad.report.worst import worst_questions
 from dcr2ad.types import EvalReport, Prediction
-
-DROPPED = re.compile(r"reject|drop|skip|fail|unparsed|refused|leak")
-"""Summary fields that count what was not used."""
 
 _MARGIN, _RATE = "Reward margin, chosen minus rejected", "Learning rate"
 _ROUTING = "Right entry among the policy's first, dev photographs"
@@ -42,23 +39,6 @@ class Group:
 
     label: str
     rows: tuple[ResultRow, ...]
-
-
-@dataclass(frozen=True)
-class Count:
-    """One counted thing: a name, and a number or a short breakdown."""
-
-    name: str
-    text: str
-
-
-@dataclass(frozen=True)
-class StageCounts:
-    """One stage's line in the table of counts."""
-
-    stage: Stage
-    made: tuple[Count, ...]
-    dropped: tuple[Count, ...]
 
 
 def render_run(run_folder: Path) -> str:
@@ -79,6 +59,13 @@ class Report:
     """Protocol, in words, of the evaluations that the page shows closely; empty where there is none."""
     subtasks: tuple[tuple[str, str, Share], ...]
     """Under that protocol, for each part and model, its figures a sub-task."""
+    differences: paired.Paired
+    """Paired differences between the models of each protocol."""
+
+    @property
+    def paired_csv(self) -> str:
+        """Paired differences as CSV; empty where nothing is to be paired."""
+        return paired.to_csv(self.differences.lines) if self.differences.lines else ""
 
 
 def render_runs(folders: Sequence[Path], *, unseen: Collection[str] = ()) -> Report:
@@ -86,8 +73,8 @@ def render_runs(folders: Sequence[Path], *, unseen: Collection[str] = ()) -> Rep
 
     Args:
         folders: ``runs/NAME`` with any of its stage folders, or folders that `evaluate` wrote.
-        unseen: objects or data sets that were not trained on. Where left out, the objects of a run's instruct stage are the
-            seen ones, and without that stage nothing is told apart.
+        unseen: objects or data sets that were not trained on. Where left out, the seen ones are those that the models'
+            manifests record, else the objects of a run's instruct stage; without both nothing is told apart.
 
     Returns:
         HTML that loads nothing from anywhere and runs no script, and the results as CSV and LaTeX.
@@ -105,7 +92,7 @@ def render_runs(folders: Sequence[Path], *, unseen: Collection[str] = ()) -> Rep
     reports, places = _joined(runs, names)
     rows = result_rows(reports)
     predictions = {tag: read_predictions(*places[tag]) for tag in reports}
-    seen = _seen(runs, predictions, unseen)
+    seen = _seen(runs, reports, predictions, unseen)
     shown_tag = main_tag(rows)
     rows = _named(
         rows,
@@ -114,6 +101,7 @@ def render_runs(folders: Sequence[Path], *, unseen: Collection[str] = ()) -> Rep
     found = ablation(rows, predictions, seen)
     rows = _seeds_named(rows)
     main = next((row for row in rows if row.tag == shown_tag), None)
+    pairs = paired.paired_differences(rows, reports, predictions, seen)
     routed_tag, routed = compare.routing_of(rows, predictions)
     html = render(
         "run.html.j2",
@@ -126,8 +114,10 @@ def render_runs(folders: Sequence[Path], *, unseen: Collection[str] = ()) -> Rep
             for problem in run.problems
         ],
         heads=list(SHORT.values()),
+        names=[subtask.value for subtask in SHORT],
         groups=result_groups(rows),
         averages=_averages(rows),
+        pairs=pairs,
         contexts=found.contexts,
         lines=found.lines,
         blocks=compare.paper_blocks(rows) if rows else (),
@@ -146,11 +136,13 @@ def render_runs(folders: Sequence[Path], *, unseen: Collection[str] = ()) -> Rep
         shown_tag=shown_tag,
         shown_label="" if main is None else protocol_label(main.protocol),
         wrong=() if main is None else worst_questions(places[main.tag][0], predictions[main.tag], main.protocol),
+        notes=_notes(reports),
         versions=tuple(sorted({version for run in runs for version in _versions(run)})),
     )
     label = "" if main is None else protocol_label(main.protocol)
     close = () if main is None else closely(found, main.protocol)
-    return Report(html, to_csv(rows), to_latex(grouped(rows)), found, label, close)
+    latex = "\n".join(filter(None, (to_latex(grouped(rows)), paired.to_latex(pairs.lines))))
+    return Report(html, to_csv(rows), latex, found, label, close, pairs)
 
 
 def _joined(runs: Sequence[Run], names: Sequence[str]) -> tuple[dict[str, EvalReport], dict[str, tuple[Path, str]]]:
@@ -184,11 +176,18 @@ def _seeds_named(rows: Sequence[ResultRow]) -> tuple[ResultRow, ...]:
     )
 
 
-def _seen(runs: Sequence[Run], predictions: Mapping[str, Sequence[Prediction]], unseen: Collection[str]) -> set[str]:
-    """Objects trained on, by name."""
+def _seen(
+    runs: Sequence[Run],
+    reports: Mapping[str, EvalReport],
+    predictions: Mapping[str, Sequence[Prediction]],
+    unseen: Collection[str],
+) -> set[str]:
+    """Objects trained on by any of the models, as `breakdown.parts` takes them."""
     if unseen:
         every = {p for rows in predictions.values() for p in ((q.object, q.dataset) for q in rows)}
         return {name for name, dataset in every if name not in unseen and dataset not in unseen}
+    if recorded := {name for report in reports.values() for name in report.trained_on}:
+        return recorded
     stages = [stage for run in runs for stage in run.stages if stage.name == "instruct"]
     return {name for stage in stages for name in dict(stage.summary.get("objects") or {})}
 
@@ -242,15 +241,15 @@ def training_curves(stage: str, log: Log) -> tuple[Markup, ...]:
     return tuple(curves)
 
 
-def stage_counts(stage: Stage) -> StageCounts:
-    """A stage's summary in two lists: what it made, and what it dropped and why."""
-    made: list[Count] = []
-    dropped: list[Count] = []
-    for name, value in stage.summary.items():
-        text = _count_text(value)
-        if text and not name.endswith("digest"):
-            (dropped if DROPPED.search(name) else made).append(Count(name.replace("_", " "), text))
-    return StageCounts(stage, tuple(made), tuple(dropped))
+def _notes(reports: Mapping[str, EvalReport]) -> tuple[str, ...]:
+    """What the reports say a reader must know, and training images found in the benchmark; evaluations of one note together."""
+    found: dict[str, list[str]] = {}
+    for tag, report in reports.items():
+        overlap = report.leaks.get("overlap", 0)
+        leak = (f"{overlap} of {report.leaks.get('looked_at')} images of the benchmark were trained on",) if overlap else ()
+        for note in (*report.notes, *leak):
+            found.setdefault(note, []).append(tag)
+    return tuple(f"{note} ({', '.join(tags)})." for note, tags in found.items())
 
 
 def _averages(rows: Sequence[ResultRow]) -> Markup | None:
@@ -274,23 +273,6 @@ def _family(series: Mapping[str, tuple[float, ...]], prefix: str) -> dict[str, t
         if match:
             found[name[match.end() :].strip("_").replace("_", " ") or "all"] = values
     return found
-
-
-def _count_text(value: Any) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    if isinstance(value, dict):
-        return ", ".join(f"{key} {_nested(item)}" for key, item in value.items())
-    if isinstance(value, list | tuple):
-        plain = all(isinstance(item, int | float) for item in value)
-        return ", ".join(_count_text(item) for item in value) if plain else str(len(value))
-    return "" if value is None else str(value)
-
-
-def _nested(value: Any) -> str:
-    return f"({_count_text(value)})" if isinstance(value, dict | list | tuple) else _count_text(value)
 
 
 def _versions(run: Run) -> tuple[str, ...]:

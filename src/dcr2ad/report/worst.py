@@ -60,8 +60,6 @@ def _prompt_words(question: Question, protocol: EvalProtocol) -> str:
     """The prompt as it was asked in the project's own wording, images and knowledge texts by their names only."""
     prompt = build_prompt(question, shots=protocol.shots, expert=protocol.expert)
     words = "".join(part.text if isinstance(part, TextPart) else f" [{Path(part.path).name}]" for part in prompt.parts)
-    return (
-        words
-        if protocol.context == "none"
-        else f"{words}\n\n(the texts of the {protocol.context} knowledge stand before the question)"
-    )
+    if protocol.context != "none":
+        words += f"\n\n(the texts of the {protocol.context} knowledge stand before the question)"
+    return f"(asked in the user's own wording; here in the project's)\n\n{words}" if protocol.prompts else words
