@@ -13,8 +13,10 @@ from dcr2ad.models.base import ChatModel, letter_probabilities
 from dcr2ad.models.hf import HFModel
 from dcr2ad.models.scripted import ScriptedModel
 from dcr2ad.parsing import LETTERS, write_response
-from dcr2ad.prompts import answer_prompt, build_prompt
+from dcr2ad.prompts import DEFAULT_WORDING, Wording, answer_prompt, build_prompt
 from dcr2ad.questions import Rejected
+from dcr2ad.reasoning import write_responses
+from dcr2ad.stages.asking import ask_together
 from dcr2ad.stages.evaluate import evaluate
 from dcr2ad.stages.mine import mine_boundary
 from dcr2ad.stages.synthesize import check_pair, make_pair, synthesize_pairs
@@ -97,6 +99,44 @@ def test_every_context_runs_on_a_real_model(model: HFModel, questions: list[Ques
         assert p.probabilities is not None and sum(p.probabilities) == pytest.approx(1, abs=1e-5)
 
 
+@pytest.mark.parametrize("routing", ["recall", "listed", "hybrid"])
+def test_own_wording_reaches_every_prompt_and_the_routing_ones_too(
+    questions: list[Question], tmp_path: Path, routing: str
+) -> None:
+    seen: list[str] = []
+
+    def logprob(prompt: Prompt, option: str) -> float:
+        seen.append(_text(prompt))
+        return -1.0
+
+    wording = Wording(instruction="Look twice.", query="\nLooked at:", question="\nAsked: {question}", knowledge="\nKnown:")
+    protocol = EvalProtocol(context="routed", routing=routing, prompts="own")  # type: ignore[arg-type]
+    evaluate(ScriptedModel(lambda p: "", logprob), questions, tiny_base(), protocol, tmp_path / "e", wording=wording)
+    assert seen and all(text.startswith("Look twice.") and "\nAsked: " in text for text in seen)
+    assert not [
+        text for text in seen if DEFAULT_WORDING.instruction in text or "Inspected part" in text or "Knowledge:" in text
+    ]
+    assert any("\nKnown:" in text for text in seen)
+
+
+def test_written_responses_equal_each_written_alone(model: HFModel, questions: list[Question], tmp_path: Path) -> None:
+    evaluate(model, questions, tiny_base(), EvalProtocol(answering="reason"), tmp_path / "e")
+    found = {p.question_id: p for p in read_records(tmp_path / "e" / "predictions.jsonl", Prediction)}
+    for question in questions:
+        model.runner.reset()
+        alone = write_responses(model, [build_prompt(question)], [question.options])[0]
+        assert found[question.id].raw == alone.text
+        assert found[question.id].probabilities == pytest.approx(alone.probabilities, abs=1e-5)
+
+
+def test_written_responses_of_whole_images_are_decoded_together_up_to_a_limit(questions: list[Question]) -> None:
+    groups = [questions[i : i + 2] for i in range(0, 8, 2)] * 10
+    for answering, size in (("score", 32), ("reason", 32), ("reason@8", 4), ("reason@40", 2)):
+        together = list(ask_together(groups, EvalProtocol(answering=answering)))
+        assert {sum(map(len, part)) for part in together[:-1]} == {size}
+        assert [q for part in together for group in part for q in group] == [q for group in groups for q in group]
+
+
 def test_questions_scored_together_equal_questions_scored_alone(
     model: HFModel, questions: list[Question], tmp_path: Path
 ) -> None:
@@ -108,7 +148,10 @@ def test_questions_scored_together_equal_questions_scored_alone(
         assert found[question.id] == pytest.approx(alone, abs=1e-5)
 
 
-def test_a_stopped_evaluation_continues_to_the_same_report(model: HFModel, questions: list[Question], tmp_path: Path) -> None:
+def test_a_stopped_evaluation_continues_to_the_same_report(
+    model: HFModel, questions: list[Question], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dcr2ad.stages.asking.ASKED_TOGETHER", 2)
     whole = evaluate(model, questions, tiny_base(), EvalProtocol(), tmp_path / "whole")
 
     class Stop(Exception):

@@ -11,13 +11,24 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dcr2ad.datasets.mmad import SUBTASKS, answers_to_predictions, predictions_to_answers, read_answers, read_mmad
+from dcr2ad.artifacts import digest_file
+from dcr2ad.commands.evaluation import run_evaluate
+from dcr2ad.datasets.mmad import (
+    KNOWN_FILES,
+    SUBTASKS,
+    answers_to_predictions,
+    predictions_to_answers,
+    read_answers,
+    read_mmad,
+    unknown_version,
+)
 from dcr2ad.errors import RecordError
 from dcr2ad.knowledge.base import KnowledgeBase
 from dcr2ad.mmad_scorer import official_table
+from dcr2ad.stages.evaluate import read_report
 from dcr2ad.stages.score import score_answers, strict_table
 from dcr2ad.types import Subtask
-from tests.tiny import tiny_photograph
+from tests.tiny import tiny_internvl, tiny_photograph
 
 SAMPLE = Path(__file__).parents[2] / "shared" / "data" / "mmad-sample" / "mmad.json"
 
@@ -187,6 +198,31 @@ def test_metadata_csv_is_read(tmp_path: Path) -> None:
     path.write_text("a,b\n1,2\n")
     with pytest.raises(RecordError, match="no column for image"):
         read_mmad(path)
+
+
+def test_a_file_of_no_known_version_is_said_in_the_report(tmp_path: Path) -> None:
+    image = "VisA/candle/test/bad/000.png"
+    for name in (image, "r.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Path(tiny_photograph(tmp_path / "drawn", len(name))).rename(tmp_path / name)
+    path = write(tmp_path, {image: entry("Anomaly Detection")})
+    assert unknown_version(path, next(iter(KNOWN_FILES))) == "" == unknown_version(tmp_path / "other.json", "0" * 64)
+    protocol = {"context": "none", "expert": False, "routing": "hybrid"}
+    run_evaluate(
+        path,
+        tmp_path / "out",
+        model=f"hf:{tiny_internvl(tmp_path / 'm')}",
+        protocol=protocol,
+        prompts=None,
+        images=None,
+        templates="random",
+        shard="1/1",
+        workers=1,
+        knowledge=None,
+        fresh=False,
+    )
+    (note,) = read_report(tmp_path / "out").notes
+    assert "no known version of MMAD's file" in note and digest_file(path)[:12] in note
 
 
 @pytest.mark.parametrize("text", ["[]", "{", '{"a": 1}', '{"a/b/c": {"x": 1}}', "{}"])

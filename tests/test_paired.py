@@ -121,7 +121,8 @@ def _slowly(questions: list[Question], out: Path) -> None:
     evaluate(ScriptedModel(lambda p: "", logprob), questions, tiny_base(), EvalProtocol(), out)
 
 
-def test_twenty_kills_lose_nothing(tmp_path: Path) -> None:
+def test_twenty_kills_lose_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dcr2ad.stages.asking.ASKED_TOGETHER", 2)  # so that kills fall between as well as within calls
     questions = tiny_questions(tmp_path / "p", 240)
     fork = multiprocessing.get_context("fork")
     _slowly(questions, tmp_path / "whole")

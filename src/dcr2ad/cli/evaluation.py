@@ -57,6 +57,7 @@ def evaluate(
     images: Annotated[Path | None, typer.Option(help="MMAD's data root; default: where the file lies.")] = None,
     templates: Annotated[str, typer.Option(help="MMAD's references: random or similar.")] = "random",
     shard: Annotated[str, typer.Option(help="Part i/n of the images; join them with dcr2ad merge.")] = "1/1",
+    workers: Annotated[int, typer.Option(min=1, help="Workers to spread the images over, by Ray.")] = 1,
     out: Out = Path("runs/evaluate"),
     knowledge: Base = None,
     fresh: Fresh = False,
@@ -76,6 +77,7 @@ def evaluate(
             expert=expert,
             orders=orders,
             calibrate=calibrate,
+            prompts=prompts,
             knowledge=knowledge,
             fresh=fresh,
         )
@@ -91,6 +93,7 @@ def evaluate(
         images=images,
         templates=templates,
         shard=shard,
+        workers=workers,
         knowledge=knowledge,
         fresh=fresh,
     )

@@ -5,18 +5,21 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
 from dcr2ad import console
 from dcr2ad.artifacts import digest_file, read_records, write_text
 from dcr2ad.commands.common import load_knowledge, must_exist, print_counts, say
-from dcr2ad.datasets.mmad import is_mmad, read_mmad
+from dcr2ad.datasets.mmad import is_mmad, read_mmad, unknown_version
 from dcr2ad.errors import InputError
 from dcr2ad.knowledge.base import KnowledgeBase
 from dcr2ad.prompts import DEFAULT_WORDING, load_wording
 from dcr2ad.types import EvalProtocol, EvalReport, Question
+
+if TYPE_CHECKING:
+    from dcr2ad.report.paired import Paired
 
 
 def run_bench(
@@ -64,6 +67,7 @@ def run_evaluate(
     images: Path | None,
     templates: str,
     shard: str,
+    workers: int,
     knowledge: Path | None,
     fresh: bool,
 ) -> None:
@@ -76,30 +80,41 @@ def run_evaluate(
         protocol = {**protocol, "references": templates}
     asked = _protocol(protocol)
     part = _shard(shard)
+    if workers > 1 and part != (1, 1):
+        raise InputError("--workers makes shards of its own", "Leave --shard out")
     rows = _questions(questions, images, base, templates)
+    notes = [note for note in [unknown_version(questions, digest_file(questions))] if note]
     from dcr2ad.expert import Expert
     from dcr2ad.models.base import open_model
     from dcr2ad.stages.evaluate import evaluate
     from dcr2ad.stages.overlap import training_overlap
+    from dcr2ad.stages.spread import Work, evaluate_on_workers, shards_for
 
-    opened = open_model(model)
-    leaks = training_overlap(model, rows)
+    opened = open_model(model) if workers == 1 else None
+    with console.progress("leak guard") as update:
+        leaks = training_overlap(model, rows, update)
     _print_leaks(leaks)
-    expert = Expert() if asked.expert and any(q.sample.expert is None and q.sample.references for q in rows) else None
+    inspects = asked.expert and any(q.sample.expert is None and q.sample.references for q in rows)
     with console.progress("evaluate") as update:
-        report = evaluate(
-            opened,
-            rows,
-            base,
-            asked,
-            out,
-            wording=wording,
-            expert=expert,
-            shard=part,
-            leaks=leaks,
-            fresh=fresh,
-            progress=update,
-        )
+        if opened is None:
+            shards = shards_for(workers, len({q.sample.image for q in rows}))
+            work = Work(model, rows, base, asked, wording, inspects, leaks, notes, out, shards)
+            report = evaluate_on_workers(work, workers, fresh=fresh, progress=update)
+        else:
+            report = evaluate(
+                opened,
+                rows,
+                base,
+                asked,
+                out,
+                wording=wording,
+                expert=Expert() if inspects else None,
+                shard=part,
+                leaks=leaks,
+                notes=notes,
+                fresh=fresh,
+                progress=update,
+            )
     _print_result({model: report}, out)
 
 
@@ -185,6 +200,8 @@ def _print_leaks(leaks: dict[str, Any]) -> None:
 def _print_result(reports: Mapping[str, EvalReport], out: Path) -> None:
     print_reports(reports)
     for report in reports.values():
+        for note in report.notes:
+            say(f"note: {note}")
         bad = {name: count for name, count in report.status_counts.items() if name != "answered"}
         if bad:
             shown = ", ".join(f"{count} {name}" for name, count in bad.items())
@@ -218,6 +235,8 @@ def run_report(runs: Sequence[Path], out: Path | None, *, unseen: Sequence[str])
     for suffix, text in ((".html", made.html), (".csv", made.csv), (".tex", made.latex)):
         write_text(target.with_suffix(suffix), text)
     write_text(target.with_name(f"{target.stem}-ablation.csv"), ablation.to_csv(made.ablation))
+    if made.paired_csv:
+        write_text(target.with_name(f"{target.stem}-paired.csv"), made.paired_csv)
     heads = ("Model", *made.ablation.contexts)
     for part, setting, lines in made.ablation.blocks():
         rows = [(line.model, *map(ablation.cell_text, line.cells)) for line in lines]
@@ -232,7 +251,28 @@ def run_report(runs: Sequence[Path], out: Path | None, *, unseen: Sequence[str])
         ]
         heads = ("Model, objects", *SHORT.values(), "Overkill", "Miss", "questions")
         console.out.print(console.table(f"by sub-task, {made.main}", heads, shown))
+    _print_pairs(made.differences)
     say(f"page: {target.with_suffix('.html')}")
+
+
+def _print_pairs(found: Paired) -> None:
+    """Differences of the averages; by sub-task they stand on the page."""
+    for label, lines in found.groups:
+        rows = [
+            (
+                f"{line.result.second} minus {line.result.first}",
+                f"{line.part} {line.result.questions}",
+                f"{line.result.average.value:+.1f}",
+                f"{line.result.average.low:+.1f} to {line.result.average.high:+.1f}",
+                f"{line.result.only_second} / {line.result.only_first}",
+                f"{line.result.p_value:.2g}",
+            )
+            for line in lines
+        ]
+        heads = ("models", "questions on", "difference", "95 % interval", "only second / first right", "McNemar p")
+        console.out.print(console.table(f"paired differences, {label}", heads, rows))
+    for reason in found.refused:
+        say(f"not paired: {reason}")
 
 
 def _figure(value: float | None) -> str:

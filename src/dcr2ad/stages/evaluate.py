@@ -18,7 +18,7 @@ from dcr2ad import metrics
 from dcr2ad.artifacts import (
     RecordWriter,
     StageFolder,
-    digest_json,
+    digest_records,
     drop_torn_line,
     read_manifest,
     read_records,
@@ -47,6 +47,7 @@ def evaluate(
     leaks: dict[str, Any] | None = None,
     variant: str = "",
     seed: int | None = None,
+    notes: Sequence[str] = (),
     fresh: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> EvalReport:
@@ -64,6 +65,7 @@ def evaluate(
         leaks: what the model's training shares with the benchmark (`dcr2ad.stages.overlap`), for the report.
         variant: row of a run's ablation that the model is, for the report.
         seed: seed the variant was trained with, for the report.
+        notes: what a reader of the report must know.
         fresh: throw earlier predictions in `out` away.
         progress: called with images done and images in all.
 
@@ -79,7 +81,7 @@ def evaluate(
         "backend": model.info.backend,
         "knowledge": knowledge_base.digest,
     }
-    inputs = {"questions": digest_json([q.model_dump(mode="json") for q in questions])}
+    inputs = {"questions": digest_records(questions)}
     if shard[1] > 1:
         config["shard"] = "{}/{}".format(*shard)
     with StageFolder(out, stage="evaluate", config=config, inputs=inputs, fresh=fresh) as folder:
@@ -104,18 +106,27 @@ def evaluate(
             {**about, "pixels": model.info.pixels, **versions()},
             knowledge_base.digest,
             benchmark=inputs["questions"],
-        ).model_copy(update={"leaks": leaks or {}, "variant": variant, "seed": seed})
+        ).model_copy(
+            update={
+                "leaks": leaks or {},
+                "variant": variant,
+                "seed": seed,
+                "notes": tuple(notes),
+                "trained_on": model.info.trained_on,
+            }
+        )
         write_text(out / "report.json", report.model_dump_json(indent=2) + "\n")
         folder.finish({"questions": report.questions, "answered": report.answered, **report.status_counts})
     return report
 
 
-def merge(folders: Sequence[Path], out: Path) -> EvalReport:
+def merge(folders: Sequence[Path], out: Path, *, fresh: bool = False) -> EvalReport:
     """Join the shards of one evaluation; the result is that of one process.
 
     Args:
         folders: finished folders of all shards, in any order.
         out: the folder of the whole.
+        fresh: throw away what `out` holds.
 
     Raises:
         InputError: a shard is missing, unfinished, there twice, or of another evaluation.
@@ -139,10 +150,10 @@ def merge(folders: Sequence[Path], out: Path) -> EvalReport:
         raise InputError(f"of {first[1]} shards these are missing: {', '.join(missing)}", "Name all of them")
     predictions = [p for i in sorted(parts) for p in read_records(parts[i][0] / "predictions.jsonl", Prediction)]
     old = read_report(first[0])
-    with StageFolder(out, stage="evaluate", config=first[2], inputs=first[3]) as stage:
+    with StageFolder(out, stage="evaluate", config=first[2], inputs=first[3], fresh=fresh) as stage:
         write_records(out / "predictions.jsonl", predictions)
         report = summarise(predictions, old.protocol, old.model, old.knowledge_digest, benchmark=old.benchmark)
-        report = report.model_copy(update={"leaks": old.leaks})
+        report = report.model_copy(update={"leaks": old.leaks, "notes": old.notes, "trained_on": old.trained_on})
         write_text(out / "report.json", report.model_dump_json(indent=2) + "\n")
         stage.finish({"questions": report.questions, "answered": report.answered, **report.status_counts})
     return report
