@@ -73,7 +73,7 @@ def test_a_gallery_survives_its_file(tmp_path: Path) -> None:
     assert again.digest == load_gallery(tmp_path / "kinds.npz").digest
     for item in _features(seed=2):
         assert [guess.key for guess in again.guess(item)] == [guess.key for guess in gallery.guess(item)]
-    assert gallery_beside("nano") is None
+    assert gallery_beside("nano:base") is None
     (tmp_path / "kinds.npz").write_bytes(b"no gallery")
     with pytest.raises(ModelError, match=r"is no gallery"):
         load_gallery(tmp_path / "kinds.npz")
