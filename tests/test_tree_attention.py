@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dcr2ad.models import tree_attention as subject
+from dcr2ad.models.selection import token_logprobs
 from dcr2ad.models.tree import Span, TokenTree
 from dcr2ad.models.vlm import VisionLanguageModel
 from dcr2ad.training.batches import completion_logprobs, pair_row
-from dcr2ad.training.selection import token_logprobs
 from tests.tiny import tiny_base, tiny_internvl, tiny_pairs
 
 MODULE = torch.nn.Module()

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import warnings
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from dcr2ad.artifacts import write_bytes
 from dcr2ad.caches import ByteCache
 from dcr2ad.errors import ImageError
 
@@ -128,6 +130,13 @@ def list_images(folder: str | Path) -> list[Path]:
     if not found:
         raise ImageError(f"{folder} holds no image", f"Known names end in {', '.join(sorted(SUFFIXES))}")
     return found
+
+
+def write_png(path: Path, image: Image.Image) -> None:
+    """Write a picture as PNG; the file appears whole, its folder with it."""
+    buffer = BytesIO()
+    image.save(buffer, format="PNG")
+    write_bytes(path, buffer.getvalue())
 
 
 def _check_size(path: Path, size: tuple[int, int], min_side: int) -> None:

@@ -8,10 +8,10 @@ figures use `dcr2ad.metrics`.
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
+
+from dcr2ad.artifacts import csv_text
 
 RATES = ("Overkill", "Miss", "Recall", "Precision", "F1")
 """Columns after the sub-tasks and their average, in per cent; of Anomaly Detection, abnormal being positive."""
@@ -52,12 +52,12 @@ def official_table(answers: Iterable[Mapping[str, object]]) -> Table:
 
 def accuracy_csv(table: Table) -> str:
     """A table as MMAD's script writes it: data set first, under an empty head."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    columns = list(dict.fromkeys(name for row in table.values() for name in row))
-    writer.writerow(["", *columns])
-    writer.writerows([name, *(row.get(column, "") for column in columns)] for name, row in table.items())
-    return buffer.getvalue()
+    return table_csv(table, list(dict.fromkeys(name for row in table.values() for name in row)))
+
+
+def table_csv(table: Table, columns: Sequence[str]) -> str:
+    """Some columns of a table, its rows' names first under an empty head; what a row lacks is left empty."""
+    return csv_text([["", *columns], *([name, *(row.get(column, "") for column in columns)] for name, row in table.items())])
 
 
 def _counted(rows: Sequence[tuple[str, str, str, str]]) -> Iterable[tuple[str, str, str, str]]:

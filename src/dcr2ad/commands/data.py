@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from io import BytesIO
 from pathlib import Path
 
 from dcr2ad import console
@@ -13,7 +12,7 @@ from dcr2ad.commands.common import load_knowledge, must_exist, print_counts, rea
 from dcr2ad.datasets.folder import read_folder
 from dcr2ad.datasets.onto import DRAWN
 from dcr2ad.errors import InputError
-from dcr2ad.images import load_image, load_mask
+from dcr2ad.images import load_image, load_mask, write_png
 from dcr2ad.leaks import Forbidden, read_forbidden
 from dcr2ad.types import Question, Sample
 
@@ -49,9 +48,7 @@ def write_sheet(path: Path, samples: Sequence[Sample]) -> None:
     for sample in shown:
         mask = load_mask(sample.masks[0]) if sample.masks else None
         pictures.append((f"{sample.object}: {sample.defect}", load_image(sample.image), mask))
-    buffer = BytesIO()
-    contact_sheet(pictures).save(buffer, format="PNG")
-    write_bytes(path, buffer.getvalue())
+    write_png(path, contact_sheet(pictures))
     say(f"contact sheet of {len(shown)}: {path}")
 
 

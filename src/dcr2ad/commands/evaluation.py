@@ -128,13 +128,14 @@ def run_merge(folders: Sequence[Path], out: Path) -> None:
 
 def run_score(answers: Path, out: Path, scoring: str) -> None:
     """Verb `score`."""
+    from dcr2ad.report.tables import figure_text
     from dcr2ad.stages.score import score_answers
 
     if scoring not in {"strict", "mmad-official"}:
         raise InputError(f"--scoring {scoring!r} is not known", "Use strict or mmad-official")
     table, report = score_answers(answers, out, "strict" if scoring == "strict" else "mmad-official")
     columns = list(dict.fromkeys(name for row in table.values() for name in row))
-    rows = [(name, *(_figure(row.get(column)) for column in columns)) for name, row in table.items()]
+    rows = [(name, *(figure_text(row.get(column)) for column in columns)) for name, row in table.items()]
     console.out.print(console.table(f"accuracy in %, scoring {scoring}", ("", *columns), rows))
     lost = report.questions - report.answered
     say(f"{report.questions} answers, {lost} could not be read and count as wrong in strict scoring")
@@ -211,7 +212,7 @@ def _print_result(reports: Mapping[str, EvalReport], out: Path) -> None:
 
 def print_reports(reports: Mapping[str, EvalReport]) -> None:
     """A table of evaluations for each protocol: sub-tasks, average with its interval, Overkill, Miss, F1 and routing."""
-    from dcr2ad.report.tables import SHORT, protocol_label, result_rows
+    from dcr2ad.report.tables import SHORT, figure_text, protocol_label, result_rows
 
     rows = result_rows(reports)
     heads = ("Model", *SHORT.values(), "Average", "95 % interval", "Overkill", "Miss", "F1", "Top-1", "answered")
@@ -222,7 +223,16 @@ def print_reports(reports: Mapping[str, EvalReport]) -> None:
                 span = "" if row.low is None else f"{row.low:.1f} to {row.high:.1f}"
                 rates = (row.overkill, row.miss, row.f1, row.routing_top1)
                 answered = f"{row.answered}/{row.questions}"
-                shown.append((row.stage, *map(_figure, row.values), _figure(row.average), span, *map(_figure, rates), answered))
+                shown.append(
+                    (
+                        row.stage,
+                        *map(figure_text, row.values),
+                        figure_text(row.average),
+                        span,
+                        *map(figure_text, rates),
+                        answered,
+                    )
+                )
         console.out.print(console.table(f"accuracy in %, {label}", heads, shown))
 
 
@@ -243,10 +253,16 @@ def run_report(runs: Sequence[Path], out: Path | None, *, unseen: Sequence[str])
         title = f"{part} objects, {setting}: average over sub-tasks [95 % interval] Overkill/Miss, per cent"
         console.out.print(console.table(title, heads, rows))
     if made.subtasks:
-        from dcr2ad.report.tables import SHORT
+        from dcr2ad.report.tables import SHORT, figure_text
 
         shown = [
-            (f"{model}, {part}", *map(_figure, share.subtasks), _figure(share.overkill), _figure(share.miss), share.questions)
+            (
+                f"{model}, {part}",
+                *map(figure_text, share.subtasks),
+                figure_text(share.overkill),
+                figure_text(share.miss),
+                share.questions,
+            )
             for part, model, share in made.subtasks
         ]
         heads = ("Model, objects", *SHORT.values(), "Overkill", "Miss", "questions")
@@ -273,7 +289,3 @@ def _print_pairs(found: Paired) -> None:
         console.out.print(console.table(f"paired differences, {label}", heads, rows))
     for reason in found.refused:
         say(f"not paired: {reason}")
-
-
-def _figure(value: float | None) -> str:
-    return "" if value is None else f"{value:.1f}"

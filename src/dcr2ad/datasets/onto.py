@@ -14,18 +14,16 @@ import shutil
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from dcr2ad.artifacts import write_bytes
 from dcr2ad.datasets.defects import DEFECT_KINDS, draw_defect
 from dcr2ad.datasets.folder import ResolvesLabels, with_knowledge
 from dcr2ad.errors import ImageError, InputError
-from dcr2ad.images import load_image
+from dcr2ad.images import load_image, write_png
 from dcr2ad.knowledge.objects import domains
 from dcr2ad.types import Sample
 
@@ -119,8 +117,8 @@ def draw_planned(planned: Planned) -> None:
             break
     else:
         raise ImageError(f"a {kind} of this difficulty ({planned.difficulty}) cannot be seen", "It is left out")
-    _save(Image.fromarray(mask.astype(np.uint8) * 255), mask_file)
-    _save(picture, picture_file)
+    write_png(mask_file, Image.fromarray(mask.astype(np.uint8) * 255))
+    write_png(picture_file, picture)
 
 
 def write_onto(
@@ -204,10 +202,3 @@ def _is_seen(before: Image.Image, after: Image.Image, mask: np.ndarray) -> bool:
     contrast = float(change[here].mean() / 255)
     texture = float(np.asarray(old.convert("L"), dtype=np.float64)[here].std() / 255)
     return contrast >= max(_LEAST_CONTRAST, _LEAST_OF_TEXTURE * texture)
-
-
-def _save(image: Image.Image, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    buffer = BytesIO()
-    image.save(buffer, format="PNG")
-    write_bytes(path, buffer.getvalue())

@@ -12,7 +12,7 @@ from functools import cached_property
 from importlib import resources
 from pathlib import Path
 
-from dcr2ad.artifacts import digest_json, read_records, write_records
+from dcr2ad.artifacts import digest_records, read_records, write_records
 from dcr2ad.errors import RecordError, UnknownNameError
 from dcr2ad.knowledge import agnostic, objects
 from dcr2ad.knowledge.labels import LabelTable
@@ -103,7 +103,8 @@ class KnowledgeBase:
     @cached_property
     def digest(self) -> str:
         """SHA-256 of the entries' canonical JSON, whatever their order."""
-        return digest_json([entry.model_dump(mode="json") for entry in sorted(self, key=lambda entry: entry.key)])
+        ordered: list[KnowledgeEntry] = sorted(self, key=lambda entry: entry.key)
+        return digest_records(ordered)
 
     def get(self, key: str) -> KnowledgeEntry:
         """The entry with this key.

@@ -19,11 +19,10 @@ from dcr2ad.models.drafting import Drafts
 from dcr2ad.models.kept import Key
 from dcr2ad.models.reading import Reader
 from dcr2ad.models.search import ROOT, TrieSearch
+from dcr2ad.models.selection import token_logprobs
 from dcr2ad.models.tree import TokenTree, chunks, common_prefix
 from dcr2ad.models.vlm import TokenizedPrompt, VisionLanguageModel
 
-ROWS = 32
-"""Rows of logits whose normalisers are computed at a time: what a processor's cache holds."""
 MAX_NODES = 1280
 """Nodes a packed row holds at most; more continuations are cut into several rows."""
 MAX_SEQUENCES = 32
@@ -288,7 +287,6 @@ class PrefixRunner(Reader):
 
 
 def _logprobs(logits: torch.Tensor, rows: Sequence[int], tokens: Sequence[int]) -> list[float]:
-    """Log-probabilities of tokens, each at a row of logits; in float32, a few rows at a time, so that no copy is kept."""
-    norms = torch.cat([some.float().logsumexp(-1) for some in logits.split(ROWS)])
-    at = torch.tensor(rows, device=logits.device)
-    return (logits[at, torch.tensor(tokens, device=logits.device)].float() - norms[at]).tolist()
+    at, which = (torch.tensor(places, device=logits.device) for places in (rows, tokens))
+    found: list[float] = token_logprobs(logits, at, which).tolist()
+    return found

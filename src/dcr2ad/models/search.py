@@ -104,23 +104,23 @@ class TrieSearch:
 
     def choose(self) -> list[int]:
         """Nodes to read next, parents before children; empty when the search is done."""
-        nodes = sorted(self._frontier, key=lambda node: (-self._bound(node), node))
-        if not nodes:
+        if not self._frontier:
             return []
-        bounds = np.array([self._bound(node) for node in nodes])
+        ordered = sorted((-self._bound(node), node) for node in self._frontier)
+        nodes, bounds = [node for _, node in ordered], -np.array([bound for bound, _ in ordered])
         after = np.append(np.logaddexp.accumulate(bounds[::-1])[::-1][1:], -np.inf)
-        total = np.logaddexp(np.logaddexp.reduce(bounds), self._read_mass())
+        unread = np.logaddexp.reduce(bounds)
+        total = np.logaddexp(unread, self._read_mass())
         limit = total + math.log(self._tolerance) if self._tolerance > 0 else -np.inf
         heavy = np.append(True, after[:-1] > limit)  # what is left when all heavier ones are read is still too much
-        if np.logaddexp.reduce(bounds) <= limit:
+        if unread <= limit:
             heavy[:] = False
         return self._with_descendants([node for node, wanted in zip(nodes, heavy | self._rivals(nodes), strict=True) if wanted])
 
     def needed(self) -> list[int]:
         """Nodes read that could have weighed something, the heaviest first, parents before children."""
         found = [(self._bound(node), node) for node in self._read if node != ROOT]
-        rest = np.logaddexp.reduce([self._bound(node) for node in self._frontier]) if self._frontier else -np.inf
-        least = float(np.logaddexp(rest, self._read_mass())) + math.log(max(SLIGHT * self._tolerance, 1e-12))
+        least = float(np.logaddexp(self._unread_mass(), self._read_mass())) + math.log(max(SLIGHT * self._tolerance, 1e-12))
         heavy = [(bound, node) for bound, node in found if bound > least]
         return [node for _, node in sorted(heavy, key=lambda item: (-item[0], self.trie.depths[item[1]]))]
 
@@ -136,10 +136,9 @@ class TrieSearch:
                 node = next((int(n) for n in path[::-1] if not np.isnan(self._joint[n])), ROOT)
                 share = self._bound(node) - math.log(self.trie.behind[node].total())
                 found[option] = share / self._powers[option]
-        bounds = [self._bound(node) for node in self._frontier]
-        if not bounds:
+        if not self._frontier:
             return found.tolist(), 0.0
-        rest = float(np.logaddexp.reduce(bounds))
+        rest = self._unread_mass()
         return found.tolist(), math.exp(rest - float(np.logaddexp(rest, self._read_mass())))
 
     def _bound(self, node: int) -> float:
@@ -160,6 +159,10 @@ class TrieSearch:
         joint = self._joint[self.trie.ends]
         known = ~np.isnan(joint)
         return np.asarray(self._powers[known] * joint[known])
+
+    def _unread_mass(self) -> float:
+        """Log of the most that all unread continuations can weigh."""
+        return float(np.logaddexp.reduce([self._bound(node) for node in self._frontier])) if self._frontier else -math.inf
 
     def _read_mass(self) -> float:
         weights = self._weights()

@@ -7,14 +7,13 @@ and Miss stand in every cell. Knows nothing about HTML.
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from dcr2ad import metrics
+from dcr2ad.artifacts import csv_text
 from dcr2ad.report.breakdown import Share, shares
-from dcr2ad.report.tables import SHORT, ResultRow
+from dcr2ad.report.tables import SHORT, ResultRow, figure_text
 from dcr2ad.types import EvalProtocol, Prediction
 
 ANY = "any"
@@ -97,24 +96,22 @@ def cell_text(share: Share | None) -> str:
     if share is None or share.average is None:
         return ""
     span = f"{share.average.value:.1f} [{share.average.low:.1f}, {share.average.high:.1f}]"
-    return f"{span} {_figure(share.overkill) or '-'}/{_figure(share.miss) or '-'}"
+    return f"{span} {figure_text(share.overkill) or '-'}/{figure_text(share.miss) or '-'}"
 
 
 def to_csv(found: Ablation) -> str:
     """Every cell as a row of CSV, with its sub-tasks and the averages of its seeds."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
     heads = ("Average", "low", "high", "Overkill", "Miss", "Questions", "Seeds", "Average of each seed")
-    writer.writerow(("Objects", "Model", "Setting", "Context", *SHORT.values(), *heads))
+    rows: list[tuple[object, ...]] = [("Objects", "Model", "Setting", "Context", *SHORT.values(), *heads)]
     for line in found.lines:
         for context, share in zip(found.contexts, line.cells, strict=True):
             if share is not None and share.average is not None:
                 span = (share.average.value, share.average.low, share.average.high)
-                figures = map(_figure, (*share.subtasks, *span, share.overkill, share.miss))
-                seeds = " ".join(map(_figure, share.seeds))
+                figures = map(figure_text, (*share.subtasks, *span, share.overkill, share.miss))
+                seeds = " ".join(map(figure_text, share.seeds))
                 count = max(1, len(share.seeds))
-                writer.writerow((line.part, line.model, line.setting, context, *figures, share.questions, count, seeds))
-    return buffer.getvalue()
+                rows.append((line.part, line.model, line.setting, context, *figures, share.questions, count, seeds))
+    return csv_text(rows)
 
 
 def _pooled(of_seeds: Sequence[Sequence[Prediction]], seen: Collection[str]) -> list[Share]:
@@ -129,7 +126,3 @@ def _pooled(of_seeds: Sequence[Sequence[Prediction]], seen: Collection[str]) -> 
         means = tuple(value for value in alone if value is not None)
         found.append(replace(share, questions=share.questions // len(of_seeds), seeds=means))
     return found
-
-
-def _figure(value: float | None) -> str:
-    return "" if value is None else f"{value:.1f}"

@@ -6,12 +6,11 @@ benchmark, one knowledge base; what cannot be paired is named. Not in the paper,
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
+from dcr2ad.artifacts import csv_text
 from dcr2ad.errors import InputError
 from dcr2ad.pairing import differences, pair
 from dcr2ad.report.breakdown import parts
@@ -81,18 +80,16 @@ def paired_differences(
 
 def to_csv(lines: Sequence[Difference]) -> str:
     """A line for each sub-task and for the average, with McNemar's test on the line of the average."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow((*HEAD, *_TAIL))
+    rows: list[tuple[object, ...]] = [(*HEAD, *_TAIL)]
     for line in lines:
         found = line.result
         about = (line.protocol, line.part, found.first, found.second)
         for name, span in found.subtasks.items():
-            writer.writerow((*about, span.n, name, *_figures(span), *[""] * len(_TAIL)))
+            rows.append((*about, span.n, name, *_figures(span), *[""] * len(_TAIL)))
         rates = (f"{found.detection[name]:.2f}" if name in found.detection else "" for name in ("Overkill", "Miss"))
         counts = (found.only_first, found.only_second, f"{found.p_value:.4g}", *rates)
-        writer.writerow((*about, found.questions, "Average", *_figures(found.average), *counts))
-    return buffer.getvalue()
+        rows.append((*about, found.questions, "Average", *_figures(found.average), *counts))
+    return csv_text(rows)
 
 
 def to_latex(lines: Sequence[Difference]) -> str:

@@ -6,12 +6,11 @@ protocol, because figures under unlike protocols are not comparable. Knows nothi
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from dcr2ad.artifacts import csv_text
 from dcr2ad.baselines import NO_MODEL
 from dcr2ad.report.paper_tables import PaperRow
 from dcr2ad.types import EvalProtocol, EvalReport, Subtask
@@ -107,13 +106,14 @@ def cells(row: ResultRow) -> tuple[str, ...]:
     return (row.stage, protocol_label(row.protocol), *shown, str(row.questions), str(row.answered))
 
 
+def figure_text(value: float | None) -> str:
+    """A figure with one decimal; a missing one is an empty string."""
+    return "" if value is None else f"{value:.1f}"
+
+
 def to_csv(rows: Iterable[ResultRow]) -> str:
     """Rows as CSV with a head line."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(HEAD)
-    writer.writerows(cells(row) for row in rows)
-    return buffer.getvalue()
+    return csv_text([HEAD, *map(cells, rows)])
 
 
 def to_markdown(rows: Iterable[ResultRow]) -> str:

@@ -19,7 +19,7 @@ from typing import Any, Protocol
 
 from pydantic import Field
 
-from dcr2ad.artifacts import RecordWriter, StageFolder, digest_json, drop_torn_line, read_records, write_text
+from dcr2ad.artifacts import RecordWriter, StageFolder, digest_json, digest_records, drop_torn_line, read_records, write_text
 from dcr2ad.datasets.folder import Skipped
 from dcr2ad.datasets.onto import DRAWN, Planned, draw_planned
 from dcr2ad.deception import candidates_for, choose_wrong_key
@@ -126,7 +126,7 @@ class Build:
     def run(self, out: Path, stage: str, config: dict[str, Any], fresh: bool, progress: Progress | None) -> BuildSummary:
         """Write the three files, or continue them; returns what they hold."""
         inputs = {
-            "samples": digest_json([sample.model_dump(mode="json") for sample in self._real]),
+            "samples": digest_records(self._real),
             "knowledge": self._base.digest,
             "findings": "none" if self._expert is None else self._expert.fingerprint,
         }

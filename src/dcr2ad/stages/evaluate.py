@@ -33,6 +33,9 @@ from dcr2ad.prompts import DEFAULT_WORDING, Wording
 from dcr2ad.stages.asking import Asker, Inspects, ask_together
 from dcr2ad.types import EvalProtocol, EvalReport, Prediction, Question
 
+REPORT = "report.json"
+"""File of the report in an evaluation's folder."""
+
 
 def evaluate(
     model: ChatModel,
@@ -115,7 +118,7 @@ def evaluate(
                 "trained_on": model.info.trained_on,
             }
         )
-        write_text(out / "report.json", report.model_dump_json(indent=2) + "\n")
+        write_report(out, report)
         folder.finish({"questions": report.questions, "answered": report.answered, **report.status_counts})
     return report
 
@@ -154,9 +157,14 @@ def merge(folders: Sequence[Path], out: Path, *, fresh: bool = False) -> EvalRep
         write_records(out / "predictions.jsonl", predictions)
         report = summarise(predictions, old.protocol, old.model, old.knowledge_digest, benchmark=old.benchmark)
         report = report.model_copy(update={"leaks": old.leaks, "notes": old.notes, "trained_on": old.trained_on})
-        write_text(out / "report.json", report.model_dump_json(indent=2) + "\n")
+        write_report(out, report)
         stage.finish({"questions": report.questions, "answered": report.answered, **report.status_counts})
     return report
+
+
+def write_report(folder: Path, report: EvalReport) -> None:
+    """Write an evaluation's report where `read_report` finds it."""
+    write_text(folder / REPORT, report.model_dump_json(indent=2) + "\n")
 
 
 def read_report(folder: Path) -> EvalReport:
@@ -165,7 +173,7 @@ def read_report(folder: Path) -> EvalReport:
     Raises:
         RecordError: the folder holds no finished evaluation, or its report cannot be read.
     """
-    file = folder / "report.json"
+    file = folder / REPORT
     try:
         return EvalReport.model_validate_json(file.read_text(encoding="utf-8"))
     except OSError:

@@ -7,8 +7,6 @@ naming the most frequent entry, and with text search from the expert's descripti
 
 from __future__ import annotations
 
-import csv
-import io
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -19,6 +17,7 @@ from dcr2ad import rankings
 from dcr2ad.artifacts import (
     RecordWriter,
     StageFolder,
+    csv_text,
     digest_json,
     digest_records,
     read_records,
@@ -152,11 +151,9 @@ def _without_model(samples: Sequence[Sample], base: KnowledgeBase) -> list[Route
 
 
 def _csv(report: RoutingReport) -> str:
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
     single = [name for name in RoutingFigures.model_fields if name not in {"top1", "top3", "mrr", "chance"}]
     heads = [f"{name}{end}" for name in ("top1", "top3", "mrr") for end in ("", "_low", "_high", "_chance")]
-    writer.writerow(["way", "photographs", *heads, *single])
+    lines: list[list[object]] = [["way", "photographs", *heads, *single]]
     for way, found in report.ways.items():
         cells = [
             f"{value:.2f}"
@@ -164,8 +161,8 @@ def _csv(report: RoutingReport) -> str:
             for value in (getattr(found, name).value, getattr(found, name).low, getattr(found, name).high, guess)
         ]
         rest = ["" if (value := getattr(found, name)) is None else f"{value:.4f}" for name in single]
-        writer.writerow([way, found.top1.n, *cells, *rest])
-    return buffer.getvalue()
+        lines.append([way, found.top1.n, *cells, *rest])
+    return csv_text(lines)
 
 
 def _confusion(way: str, rows: Sequence[RoutedPhotograph], base: KnowledgeBase) -> bytes:

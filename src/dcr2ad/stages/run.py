@@ -7,20 +7,21 @@ SFT model, a benchmark) takes the place of the stage that would make it. Knows n
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from dcr2ad.artifacts import StageFolder, digest_json, read_records, write_records, write_text
+from dcr2ad.artifacts import StageFolder, digest_records, read_records, write_records, write_text
 from dcr2ad.baselines import BASELINES, NO_MODEL
 from dcr2ad.config import Recipe, Variant
 from dcr2ad.datasets.folder import read_folder
 from dcr2ad.errors import InputError, UnknownNameError
 from dcr2ad.expert import Expert
 from dcr2ad.knowledge.base import KnowledgeBase
-from dcr2ad.stages.evaluate import evaluate, summarise
+from dcr2ad.stages.evaluate import evaluate, summarise, write_report
 from dcr2ad.stages.instruct import build_benchmark, build_instructions
 from dcr2ad.stages.kinds import expert_with_kinds, fit_kinds, pass_on
 from dcr2ad.stages.knowledge import build_knowledge_base
@@ -124,7 +125,7 @@ def evaluate_baselines(
 ) -> list[tuple[str, EvalReport]]:
     """Write the evaluations of the visual expert alone and of a blind reader beside those of the models."""
     reports = []
-    inputs = {"questions": digest_json([q.model_dump(mode="json") for q in questions])}
+    inputs = {"questions": digest_records(questions)}
     for name, baseline in BASELINES.items():
         with StageFolder(out / name, stage="evaluate", config={"baseline": name}, inputs=inputs, seed=seed) as folder:
             predictions = baseline.answer(questions, seed=seed)
@@ -132,7 +133,7 @@ def evaluate_baselines(
             about = {"name": baseline.label, "digest": "", "backend": NO_MODEL}
             report = summarise(predictions, baseline.protocol, about, knowledge.digest, benchmark=inputs["questions"])
             report = report.model_copy(update={"variant": baseline.label})
-            write_text(out / name / "report.json", report.model_dump_json(indent=2) + "\n")
+            write_report(out / name, report)
             folder.finish({"questions": len(predictions)})
         reports.append((name, report))
     return reports
@@ -249,14 +250,12 @@ def _keep_given(files: Sequence[Path], out: Path, say: Callable[[str], None]) ->
         for question in read_records(file, Question):
             name = question.id if question.id not in rows else f"{question.id}~{number}"
             rows[name] = question.model_copy(update={"id": name})
-    inputs = {"questions": digest_json([question.model_dump(mode="json") for question in rows.values()])}
+    inputs = {"questions": digest_records(rows.values())}
     with StageFolder(out, stage="instruct", config={"given": True}, inputs=inputs) as folder:
         if not folder.done:
             write_records(out / "questions.jsonl", rows.values())
-            objects = dict.fromkeys(sorted({question.sample.object for question in rows.values()}), 0)
-            for question in rows.values():
-                objects[question.sample.object] += 1
-            folder.finish({"questions": len(rows), "objects": objects, "files": len(files)})
+            objects = Counter(question.sample.object for question in rows.values())
+            folder.finish({"questions": len(rows), "objects": dict(sorted(objects.items())), "files": len(files)})
     say(f"instruct: {len(rows)} questions given in {len(files)} files")
 
 

@@ -6,16 +6,14 @@ answered. Asks no model.
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
 from dcr2ad import metrics
-from dcr2ad.artifacts import digest_file, versions, write_records, write_text
+from dcr2ad.artifacts import csv_text, digest_file, versions, write_records, write_text
 from dcr2ad.datasets.mmad import answers_to_predictions, read_answers
-from dcr2ad.mmad_scorer import Table, accuracy_csv, official_table
-from dcr2ad.stages.evaluate import summarise
+from dcr2ad.mmad_scorer import Table, accuracy_csv, official_table, table_csv
+from dcr2ad.stages.evaluate import summarise, write_report
 from dcr2ad.types import EvalProtocol, EvalReport, Prediction, Scoring, Subtask
 
 
@@ -44,7 +42,7 @@ def score_answers(path: Path, out: Path, scoring: Scoring) -> tuple[Table, EvalR
     write_text(out / "defects.csv", _csv(report.defects))
     write_text(out / "not_answered.csv", _not_answered(predictions))
     write_records(out / "predictions.jsonl", predictions)
-    write_text(out / "report.json", report.model_dump_json(indent=2) + "\n")
+    write_report(out, report)
     return table, report
 
 
@@ -65,16 +63,9 @@ def strict_table(predictions: Sequence[Prediction]) -> Table:
 
 def _csv(table: dict[str, dict[str, float]]) -> str:
     columns = [subtask.value for subtask in Subtask if any(subtask.value in row for row in table.values())]
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(["", *columns])
-    writer.writerows([name, *(row.get(column, "") for column in columns)] for name, row in table.items())
-    return buffer.getvalue()
+    return table_csv(table, columns)
 
 
 def _not_answered(predictions: Sequence[Prediction]) -> str:
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(["question", "status", "why", "raw"])
-    writer.writerows((p.question_id, p.status, p.error, p.raw) for p in predictions if p.status != "answered")
-    return buffer.getvalue()
+    lost = [(p.question_id, p.status, p.error, p.raw) for p in predictions if p.status != "answered"]
+    return csv_text([("question", "status", "why", "raw"), *lost])

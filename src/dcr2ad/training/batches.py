@@ -10,7 +10,7 @@ nothing about losses, optimisers or files. The layout is not in the paper.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -19,12 +19,13 @@ import torch
 
 from dcr2ad.errors import InputError
 from dcr2ad.knowledge.base import KnowledgeBase
+from dcr2ad.models.blocks import row_images
+from dcr2ad.models.selection import token_logprobs
 from dcr2ad.models.tree import Span, TokenTree, dense_mask
 from dcr2ad.models.tree_attention import has_tree_attention
 from dcr2ad.models.vlm import TokenizedPrompt, VisionLanguageModel
 from dcr2ad.parsing import response_segments
 from dcr2ad.prompts import build_prompt
-from dcr2ad.training.selection import token_logprobs
 from dcr2ad.training.weights import ImageInputs, image_inputs
 from dcr2ad.types import PreferencePair, Question, Trajectory
 
@@ -194,7 +195,7 @@ def lay_out(vlm: VisionLanguageModel, rows: Sequence[TrainingRow]) -> Layout:
         ids=torch.tensor([ids[number][index] for number, index in tree.first]),
         positions=torch.stack([positions[number][:, index] for number, index in tree.first], dim=1),
         spans=tree.spans(),
-        images=tuple(_images(vlm, tree, [row.prompt for row, _ in sequences])),
+        images=tuple(row_images(tree, [row.prompt for row, _ in sequences], vlm.image_token_id)),
         kept=torch.from_numpy(kept),
         parents=torch.from_numpy(before),
         tokens=torch.tensor([token for _, response in sequences for token in response.ids]),
@@ -261,16 +262,6 @@ def _response(vlm: VisionLanguageModel, name: str, trajectory: Trajectory) -> Re
     if vlm.image_token_id in ids:
         raise InputError(f"the response of {name!r} holds the model's image token {vlm.image_token}", "Remove it from the text")
     return ResponseTokens(ids, tuple(number for number, part in enumerate(parts) for _ in part))
-
-
-def _images(vlm: VisionLanguageModel, tree: TokenTree, prompts: Iterable[TokenizedPrompt]) -> Iterable[str]:
-    """Images in the order of the nodes: one is listed by the sequence that its first token's node came from."""
-    for number, (prompt, path) in enumerate(zip(prompts, tree.paths, strict=True)):
-        places = (index for index, token in enumerate(prompt.ids) if token == vlm.image_token_id)
-        for image, count in zip(prompt.images, prompt.counts, strict=True):
-            start, *_ = [next(places) for _ in range(count)]
-            if tree.first[path[start]] == (number, start):
-                yield image
 
 
 def _image_inputs(vlm: VisionLanguageModel, images: Sequence[str], enter_as: ImageInputs) -> dict[str, Any]:

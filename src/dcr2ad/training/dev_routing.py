@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from dcr2ad import rankings
-from dcr2ad.artifacts import RecordWriter, digest_json, read_records
+from dcr2ad.artifacts import RecordWriter, digest_records, read_records
 from dcr2ad.config import KrdpoSettings
 from dcr2ad.errors import InputError
 from dcr2ad.knowledge.base import KnowledgeBase
@@ -88,7 +88,7 @@ class RoutingDev:
     @property
     def digest(self) -> str:
         """Digest of the photographs."""
-        return digest_json([sample.model_dump(mode="json") for sample in self.samples])
+        return digest_records(self.samples)
 
     def is_due(self, step: int, total: int) -> bool:
         """Whether a measurement belongs after so many of all steps."""
