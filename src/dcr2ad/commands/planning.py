@@ -58,11 +58,11 @@ def run_plan(recipe: Path, *, gpus: int, memory: float, sharding: str, model: st
     images = f"{row['images']} images of {row['image_tokens']} tokens"
     say(f"row: {row['text']} tokens of prompt, {images}, {row['response']} tokens a response; krdpo: [prefix|chosen|rejected]")
     say("weights, gradients and optimizer follow from the counts; the rest is estimated (docs/training.md). No second model.")
-    say(f"copies: bfloat16 copies under autocast, and weights gathered; reserved: {RESERVED / _GIB:g} GiB, assumed")
+    say(f"copies: bfloat16 copies under autocast, and what is gathered at a time; reserved: {RESERVED / _GIB:g} GiB, assumed")
     for line in advice:
         say(line)
-    if sharding != "ddp" or any("--sharding" in line for line in advice):
-        say("this package's trainer runs under ddp only so far, not under zero2, fsdp or zero3: docs/training.md")
+    if sharding.startswith("zero"):
+        say("this package trains under ddp and fsdp, not under DeepSpeed: docs/training.md")
     return not advice
 
 

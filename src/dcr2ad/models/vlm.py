@@ -21,6 +21,7 @@ import torch
 from dcr2ad.caches import ByteCache
 from dcr2ad.errors import ModelError
 from dcr2ad.images import file_key, load_image
+from dcr2ad.models.placement import computing_device, loading_device
 from dcr2ad.models.projected import project, run_tower
 from dcr2ad.models.tree_attention import use_tree_attention
 from dcr2ad.types import ImagePart, Prompt, TextPart
@@ -92,7 +93,7 @@ class VisionLanguageModel:
         Args:
             folder: the folder.
             dtype: weights' type; default bfloat16 on a GPU, float32 on a CPU.
-            device: default the first GPU, else the CPU.
+            device: default this process's GPU, else the CPU; the CPU too where training will divide the weights.
 
         Raises:
             ModelError: it is no such folder or cannot be loaded.
@@ -104,11 +105,11 @@ class VisionLanguageModel:
         from transformers.utils import logging
 
         logging.disable_progress_bar()
-        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        dtype = dtype or (torch.bfloat16 if (device or computing_device()).startswith("cuda") else torch.float32)
+        device = device or loading_device()
         if device == "cpu":
             # Otherwise keys and values are copied once for each group of query heads at every masked step.
             os.environ.setdefault("TRANSFORMERS_SDPA_FORCE_GQA", "1")
-        dtype = dtype or (torch.bfloat16 if device.startswith("cuda") else torch.float32)
         try:
             processor = load_processor(folder)
             model = AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype, local_files_only=True).to(device).eval()

@@ -11,8 +11,9 @@ import torch
 
 from dcr2ad.config import TrainSettings
 from dcr2ad.errors import ModelError
-from dcr2ad.training.memory import Blocks, Counts
-from dcr2ad.training.weights import choose_trained, is_vision, set_types
+from dcr2ad.training.memory import FLOAT, Blocks, Counts
+from dcr2ad.training.sharding import parts, undivided
+from dcr2ad.training.weights import choose_trained, image_inputs, is_vision, set_types
 
 
 def build_on_meta(config: Any) -> Any:
@@ -62,12 +63,16 @@ def count_model(model: Any, config: Any, settings: TrainSettings, compute: torch
         if value.requires_grad
     }
     text, vision = config.get_text_config(), config.vision_config
+    whole = undivided(model, image_inputs(model))
+    in_low = {value for part, low in parts(model) if low for value in part.parameters()}
     return Counts(
         trained=sum(value.numel() for value in trained),
         frozen=sum(value.numel() for value in frozen),
         frozen_bytes=sum(value.nbytes for value in frozen),
         products=sum(value.numel() for value in matrices),
-        unit=_largest_unit(model),
+        whole=sum(value.nbytes for value in whole),
+        copied=sum(value.numel() for value in matrices - in_low),
+        gathered=_largest_part(model, whole, compute),
         text=_text_blocks(text),
         vision=_vision_blocks(vision),
         patches=getattr(vision, "spatial_merge_size", 2) ** 2,
@@ -92,10 +97,16 @@ def _vision_blocks(vision: Any) -> Blocks:
     return Blocks(vision.depth if gated else vision.num_hidden_layers, width, vision.intermediate_size, width, width, gated)
 
 
-def _largest_unit(model: Any) -> int:
-    """Bytes of the largest transformer block, or of embeddings and head, which are gathered by themselves."""
-    blocks = [module for stack in model.modules() if isinstance(stack, torch.nn.ModuleList) for module in stack]
-    inside = {value for block in blocks for value in block.parameters()}
-    sizes = [sum(value.nbytes for value in block.parameters()) for block in blocks]
-    rest = sum(value.nbytes for value in model.parameters() if value not in inside)
-    return max([rest, *sizes])
+def _largest_part(model: Any, whole: set[torch.nn.Parameter], compute: torch.dtype) -> int:
+    """Bytes that the largest part takes while it is gathered; what no other part holds is the last one."""
+    found = [({*part.parameters()} - whole, low) for part, low in parts(model)]
+    rest = {*model.parameters()} - whole - {value for values, _ in found for value in values}
+    return max(_gathered(values, compute if low else torch.float32) for values, low in [*found, (rest, False)])
+
+
+def _gathered(values: set[torch.nn.Parameter], kind: torch.dtype) -> int:
+    total = 0
+    for value in values:
+        size = min(value.element_size(), kind.itemsize)
+        total += value.numel() * (2 * size + (size + FLOAT if value.requires_grad else 0))
+    return total

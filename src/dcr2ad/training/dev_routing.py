@@ -102,7 +102,10 @@ class RoutingDev:
         found: RoutingStep | None = broadcast_object_list([self._stored(step) if accelerator.is_main_process else None])[0]
         if found is not None:
             return found
-        ranks = gather_object(_ranks(session, self.samples[accelerator.process_index :: accelerator.num_processes], self))
+        if session.divided:  # every forward needs all processes: each routes every photograph, in step
+            ranks = _ranks(session, self.samples, self)
+        else:
+            ranks = gather_object(_ranks(session, self.samples[accelerator.process_index :: accelerator.num_processes], self))
         found = RoutingStep(
             step=step,
             photographs=len(ranks),

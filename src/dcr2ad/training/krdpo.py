@@ -26,8 +26,9 @@ from dcr2ad.models.vlm import VisionLanguageModel
 from dcr2ad.training.batches import TrainingRow, check_lengths, group_by_image, pair_row, rejected_trajectory
 from dcr2ad.training.dev_routing import RoutingDev
 from dcr2ad.training.losses import SEGMENTS, PreferenceLoss, krdpo_loss, segment_sums, sft_loss
+from dcr2ad.training.outcome import Outcome
 from dcr2ad.training.stage import StageWork, run_stage, train_images
-from dcr2ad.training.trainer import Outcome, Progress, Session
+from dcr2ad.training.trainer import Progress, Session
 from dcr2ad.training.weights import model_digest, weights_digest
 from dcr2ad.types import PreferencePair, Record
 
@@ -201,7 +202,9 @@ class _Krdpo:
         size = self.settings.batch_size
         for first in range(len(scores), len(self), size * accelerator.num_processes):
             mine = first + size * accelerator.process_index
-            new = gather_object(self._score(session, range(mine, min(mine + size, len(self)))))
+            numbers = range(mine, min(mine + size, len(self)))
+            # A process without pairs scores one for nothing: a divided model wants all processes in each forward.
+            new = gather_object(self._score(session, numbers or [first])[: len(numbers)])
             scores += new
             if writer:
                 writer.write(*new)
@@ -218,8 +221,6 @@ class _Krdpo:
         return stored
 
     def _score(self, session: Session, numbers: Sequence[int]) -> list[ReferenceScores]:
-        if not numbers:
-            return []
         built = [self.row(number) for number in numbers]
         with torch.no_grad():
             logprobs = session.logprobs(built)

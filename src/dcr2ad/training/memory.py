@@ -54,7 +54,10 @@ class Counts:
         frozen: frozen elements.
         frozen_bytes: bytes of the frozen elements.
         products: trained elements that products use and autocast copies to bfloat16.
-        unit: bytes of the largest part that sharded weights are gathered for at a time.
+        whole: bytes of the frozen elements that FSDP leaves whole in each process: a frozen tower's.
+        copied: those of `products` that FSDP gathers in float32, so that autocast still copies them.
+        gathered: bytes of the largest part that sharded weights are gathered for: twice its weights, one part being fetched
+            while another is used, and its gradients, as they come and in float32 to be exchanged.
         text: blocks of the language model.
         vision: blocks of the vision tower.
         patches: patches of an image token.
@@ -69,7 +72,9 @@ class Counts:
     frozen: int
     frozen_bytes: int
     products: int
-    unit: int
+    whole: int
+    copied: int
+    gathered: int
     text: Blocks
     vision: Blocks
     patches: int
@@ -136,7 +141,7 @@ class Need:
         weights: the model's weights, trained and frozen.
         gradients: float32 gradients; what DDP exchanges them in is counted here too.
         optimizer: AdamW's two moments, and the float32 copy that DeepSpeed's ZeRO keeps of its share.
-        copies: bfloat16 copies of trained weights that autocast holds through a forward, and weights gathered for a moment.
+        copies: bfloat16 copies of trained weights that autocast holds through a forward, and what is gathered for a moment.
         activations: kept for the backward pass.
         logits: of response tokens, with their gradients.
         reserved: `RESERVED`.
@@ -162,12 +167,12 @@ def need(counts: Counts, row: RowShape, machine: Machine) -> Need:
     shards = machine.gpus if machine.sharding in ("fsdp", "zero3") else 1
     exchange = 2 if machine.sharding == "ddp" and machine.gpus > 1 else 1
     moments = 3 if machine.sharding.startswith("zero") else 2
-    gathered = 2 * counts.unit if shards > 1 else 0  # one unit is computed while the next is fetched
+    whole, copied = (counts.whole, counts.copied) if machine.sharding == "fsdp" else (0, counts.products)
     return Need(
-        weights=_share(counts.frozen_bytes, shards) + FLOAT * _share(counts.trained, shards),
+        weights=whole + _share(counts.frozen_bytes - whole, shards) + FLOAT * _share(counts.trained, shards),
         gradients=FLOAT * _share(counts.trained, states) * exchange,
         optimizer=FLOAT * _share(counts.trained, states) * moments,
-        copies=(counts.compute * counts.products if counts.compute < FLOAT else 0) + gathered,
+        copies=(counts.compute * copied if counts.compute < FLOAT else 0) + (counts.gathered if shards > 1 else 0),
         activations=activations(counts, row, checkpointing=machine.checkpointing),
         logits=2 * counts.compute * row.batch * row.scored * counts.vocabulary,  # logits and their gradient
     )
@@ -211,12 +216,11 @@ def _block(blocks: Blocks, compute: int, stream: int, *, norms: bool, lora: bool
 
 
 def smaller(counts: Counts, row: RowShape, machine: Machine) -> Iterator[tuple[str, Machine]]:
-    """Changes under which it fits, the smallest change first: what to change, and the machine it then is."""
+    """Changes under which it fits, of those this package trains under: what to change, and the machine it then is."""
     tries = [("gradient_checkpointing = true", replace(machine, checkpointing=True))]
     checkpointing = replace(machine, checkpointing=True)
     also = "" if machine.checkpointing else " and gradient_checkpointing = true"
-    for sharding in ("zero2", "fsdp", "zero3"):
-        tries.append((f"--sharding {sharding}{also}", replace(checkpointing, sharding=sharding)))
+    tries.append((f"--sharding fsdp{also}", replace(checkpointing, sharding="fsdp")))
     fitting = [(what, changed) for what, changed in tries if changed != machine and fits(need(counts, row, changed), changed)]
     yield from fitting
     if not fitting:

@@ -23,8 +23,9 @@ from dcr2ad.models.hf import trained_folder
 from dcr2ad.models.vlm import VisionLanguageModel
 from dcr2ad.training.batches import TrainingRow, check_lengths, group_by_image, sft_row
 from dcr2ad.training.losses import SEGMENTS, sft_loss
+from dcr2ad.training.outcome import Outcome
 from dcr2ad.training.stage import StageWork, run_stage, train_images
-from dcr2ad.training.trainer import Outcome, Progress, Session
+from dcr2ad.training.trainer import Progress, Session
 from dcr2ad.training.weights import model_digest
 from dcr2ad.types import Question
 

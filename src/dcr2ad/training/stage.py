@@ -16,12 +16,13 @@ import torch
 
 from dcr2ad.artifacts import StageFolder
 from dcr2ad.config import TrainSettings
-from dcr2ad.errors import ModelError
 from dcr2ad.images import content_digest
 from dcr2ad.leaks import hash_file
 from dcr2ad.models.adapters import TrainedModel
+from dcr2ad.models.placement import computing_device
 from dcr2ad.models.vlm import VisionLanguageModel
 from dcr2ad.training.checkpoints import Checkpoints
+from dcr2ad.training.sharding import check_launch, whole_state
 from dcr2ad.training.trainer import Progress, Task, train
 from dcr2ad.training.weights import compute_dtype, load_trainable, save_trained
 from dcr2ad.types import Question
@@ -64,13 +65,15 @@ def run_stage(vlm: VisionLanguageModel, task: Task, work: StageWork, progress: P
 
     Raises:
         RunError: the folder holds work made from other settings or inputs.
-        ModelError: the launcher asks for weights divided among processes.
+        ModelError: the launcher asks for what `check_launch` refuses.
     """
     from accelerate import Accelerator
     from accelerate.utils import broadcast_object_list
 
-    accelerator = Accelerator(cpu=vlm.device.type == "cpu", mixed_precision="no")
-    _check_whole(accelerator)
+    divided = check_launch()
+    on_cpu = vlm.device.type == "cpu" and (not divided or computing_device() == "cpu")
+    accelerator = Accelerator(cpu=on_cpu, mixed_precision="no")
+    divided = divided and accelerator.num_processes > 1
     folder = StageFolder(
         work.out,
         stage=work.stage,
@@ -81,13 +84,13 @@ def run_stage(vlm: VisionLanguageModel, task: Task, work: StageWork, progress: P
     )
     if not accelerator.is_main_process:
         finished = broadcast_object_list([None])[0]
-        return finished or _train(vlm, task, work, accelerator, progress)
+        return finished or _train(vlm, task, work, accelerator, progress, divided=divided)
     with folder:
         finished = folder.manifest.summary if folder.done else None
         broadcast_object_list([finished])
         if finished is not None:
             return finished
-        summary = _train(vlm, task, work, accelerator, progress)
+        summary = _train(vlm, task, work, accelerator, progress, divided=divided)
         folder.finish(summary)
         Checkpoints(work.out).clear()
         return summary
@@ -122,16 +125,14 @@ def _most(one: dict[str, int], other: dict[str, int]) -> dict[str, int]:
     return {name: max(one.get(name, 0), other.get(name, 0)) for name in (*one, *other)}
 
 
-def _check_whole(accelerator: Any) -> None:
-    """Refuse FSDP and DeepSpeed: clipping, checkpoints, features and the saved model all read whole weights in each process."""
-    kind = str(accelerator.distributed_type.value)
-    if kind in ("FSDP", "DEEPSPEED"):
-        fix = "Launch with recipes/ddp.yaml or torchrun; `dcr2ad plan` tells whether that fits"
-        raise ModelError(f"training under {kind} is not supported: each process needs the whole weights", fix)
-
-
 def _train(
-    vlm: VisionLanguageModel, task: Task, work: StageWork, accelerator: Any, progress: Progress | None
+    vlm: VisionLanguageModel,
+    task: Task,
+    work: StageWork,
+    accelerator: Any,
+    progress: Progress | None,
+    *,
+    divided: bool,
 ) -> dict[str, Any]:
     dtype = vlm.model.dtype
     about = {
@@ -152,11 +153,13 @@ def _train(
         work.out,
         accelerator=accelerator,
         autocast=autocast,
+        divided=divided,
         seed=work.seed,
         progress=progress if progress is not None and accelerator.is_main_process else _silent,
     )
+    state = whole_state(vlm.model, dtype, keep=accelerator.is_main_process) if divided else None
     if accelerator.is_main_process:
-        save_trained(vlm, work.out / MODEL, about, dtype=dtype)
+        save_trained(vlm, work.out / MODEL, about, dtype=dtype, state=state)
     accelerator.wait_for_everyone()
     return {**summary, "dropped": work.dropped, "trained_parameters": trainable}
 

@@ -18,7 +18,7 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -30,27 +30,14 @@ from dcr2ad.errors import ModelError
 from dcr2ad.models.vlm import VisionLanguageModel
 from dcr2ad.training.batches import TrainingRow, completion_logprobs
 from dcr2ad.training.checkpoints import Checkpoint, Checkpoints, StepLog, read_log
+from dcr2ad.training.outcome import Outcome, Tally
 from dcr2ad.training.plan import Plan
 from dcr2ad.training.schedule import warm_restarts
+from dcr2ad.training.sharding import divide, gather, like, load_moments
 from dcr2ad.training.weights import ImageInputs, image_inputs
 
 Progress = Callable[[int, int], None]
 """Is told the optimiser steps done and their total."""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What B rows gave.
-
-    Attributes:
-        losses: loss of each row, shape ``(B,)``, with gradient.
-        metrics: values to log by name, each of shape ``(B,)``; NaN where a row has no such value.
-        tokens: tokens computed.
-    """
-
-    losses: torch.Tensor
-    metrics: dict[str, torch.Tensor]
-    tokens: int
 
 
 class Task(Protocol):
@@ -91,6 +78,7 @@ class Session:
         accelerator: accelerate's `Accelerator`.
         images: what images enter as.
         autocast: whether products are computed in bfloat16: the frozen weights' type, while trained ones are float32.
+        divided: whether the model is divided among the processes, so that all of them must make the same forwards.
     """
 
     vlm: VisionLanguageModel
@@ -98,39 +86,12 @@ class Session:
     accelerator: Any
     images: ImageInputs
     autocast: bool
+    divided: bool
 
     def logprobs(self, rows: Sequence[TrainingRow]) -> list[list[torch.Tensor]]:
         """Log-probabilities of every response token; see `completion_logprobs`."""
         with torch.autocast(self.vlm.device.type, torch.bfloat16, enabled=self.autocast):
             return completion_logprobs(self.vlm, rows, model=self.model, images=self.images)
-
-
-@dataclass
-class Tally:
-    """Sums of one step's outcomes over forwards and processes."""
-
-    loss: float = 0.0
-    tokens: int = 0
-    sums: dict[str, float] = field(default_factory=dict)
-    counts: dict[str, int] = field(default_factory=dict)
-
-    def add(self, outcome: Outcome, weights: torch.Tensor) -> None:
-        """Count one forward; rows of weight zero are there for other processes' sake."""
-        real = weights > 0
-        self.loss += float((outcome.losses.detach() * weights).sum())
-        self.tokens += outcome.tokens
-        for name, values in outcome.metrics.items():
-            known = values[real & ~values.isnan()]
-            self.sums[name] = self.sums.get(name, 0.0) + float(known.sum())
-            self.counts[name] = self.counts.get(name, 0) + len(known)
-
-    def means(self, accelerator: Any) -> dict[str, float]:
-        """Loss, tokens and the mean of every metric that some row had, over all processes."""
-        values = [self.loss, float(self.tokens), *self.sums.values(), *map(float, self.counts.values())]
-        total = accelerator.reduce(torch.tensor(values, dtype=torch.float64, device=accelerator.device)).tolist()
-        names, half = list(self.sums), 2 + len(self.sums)
-        found = zip(names, total[2:half], total[half:], strict=True)
-        return {"loss": total[0], "tokens": total[1], **{name: value / n for name, value, n in found if n}}
 
 
 def train(
@@ -141,6 +102,7 @@ def train(
     *,
     accelerator: Any,
     autocast: bool,
+    divided: bool,
     seed: int,
     progress: Progress,
 ) -> dict[str, Any]:
@@ -153,6 +115,7 @@ def train(
         out: the stage's folder.
         accelerator: accelerate's `Accelerator`.
         autocast: whether products are computed in bfloat16.
+        divided: whether to divide the model among the processes; it stays so.
         seed: seed of row order and dropout.
         progress: is told each step.
 
@@ -166,21 +129,23 @@ def train(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # its new name is unknown to the older releases we support
             vlm.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    run = _Run(vlm, task, settings, seed, accelerator, autocast)
+    run = _Run(vlm, task, settings, seed, accelerator, autocast=autocast, divided=divided)
     run.session.model.eval()
     task.begin(run.session)
     run.session.model.train()
     checkpoints = Checkpoints(out)
-    start = run.resume(checkpoints.load(vlm.device))
+    start = run.resume(checkpoints.load(torch.device("cpu") if divided else vlm.device))
     log = StepLog(out, start) if accelerator.is_main_process else None
     progress(start, run.plan.total)
     for step in range(start, run.plan.total):
         line = run.step(step) | task.after(run.session, step + 1, run.plan.total)
         if log is not None:
             log.write(line)
-            if (step + 1) % settings.save_steps == 0:
+        if (step + 1) % settings.save_steps == 0:
+            weights, state = gather([run.trained, run.optimizer.state_dict()], keep=log is not None)
+            if log is not None:
                 log.sync()
-                checkpoints.save(Checkpoint(step + 1, run.trained, run.optimizer.state_dict()))
+                checkpoints.save(Checkpoint(step + 1, weights, state))
         progress(step + 1, run.plan.total)
     if log is not None:
         log.close()
@@ -214,17 +179,27 @@ class _Run:
     """One session of a run: model, optimiser and schedule, and how a step is made."""
 
     def __init__(
-        self, vlm: VisionLanguageModel, task: Task, settings: TrainSettings, seed: int, accelerator: Any, autocast: bool
+        self,
+        vlm: VisionLanguageModel,
+        task: Task,
+        settings: TrainSettings,
+        seed: int,
+        accelerator: Any,
+        *,
+        autocast: bool,
+        divided: bool,
     ) -> None:
         self.task = task
         self.settings = settings
         groups = task.groups() if settings.group_images else ()
         self.plan = Plan(len(task), settings, accelerator.num_processes, seed, groups)
-        self.trained = {name: value for name, value in vlm.model.named_parameters() if value.requires_grad}
-        self._adamw = _adamw(self.trained, settings)
         images = image_inputs(vlm.model)
-        model, self.optimizer = accelerator.prepare(vlm.model, self._adamw)
-        self.session = Session(vlm, model, accelerator, images, autocast)
+        if divided:
+            images = divide(vlm.model, accelerator.device, images, autocast=autocast)
+        model = vlm.model if divided else accelerator.prepare(vlm.model)
+        self.trained = {name: value for name, value in vlm.model.named_parameters() if value.requires_grad}
+        self.optimizer = _adamw(self.trained, settings)
+        self.session = Session(vlm, model, accelerator, images, autocast, divided)
 
     def resume(self, found: Checkpoint | None) -> int:
         """Bring weights, optimiser and schedule to a checkpoint; returns the steps made."""
@@ -234,11 +209,11 @@ class _Run:
                 raise ModelError("the checkpoint holds other parameters than this model trains", "Use --fresh to begin again")
             with torch.no_grad():
                 for name, parameter in self.trained.items():
-                    parameter.copy_(found.weights[name])
-            self.optimizer.load_state_dict(found.optimizer)
+                    parameter.copy_(like(found.weights[name], parameter))
+            load_moments(self.optimizer, found.optimizer)
             start = found.step
         self._schedule = warm_restarts(
-            self._adamw,
+            self.optimizer,
             self.plan.total,
             warmup_ratio=self.settings.warmup_ratio,
             t_0=self.settings.t_0,
@@ -255,18 +230,20 @@ class _Run:
         shares = self.plan.shares(step, accelerator.process_index)
         tally = Tally()
         for number, share in enumerate(shares):
-            with nullcontext() if number == len(shares) - 1 else accelerator.no_sync(self.session.model):
+            # A divided model exchanges after every forward, so that no process holds gradients of all parameters.
+            exchange = self.session.divided or number == len(shares) - 1
+            with nullcontext() if exchange else accelerator.no_sync(self.session.model):
                 outcome = self.task.losses(self.session, [row for row, _ in share])
                 weights = outcome.losses.new_tensor([weight for _, weight in share])
                 # Gradients are averaged over processes, but the weights sum to one over all of them.
                 accelerator.backward((outcome.losses * weights).sum() * self.plan.processes)
             tally.add(outcome, weights)
-        norm = float(accelerator.clip_grad_norm_(list(self.trained.values()), self.settings.max_grad_norm))
+        norm = float(gather(accelerator.clip_grad_norm_(list(self.trained.values()), self.settings.max_grad_norm)))
         means = tally.means(accelerator)
         if not math.isfinite(means["loss"]) or not math.isfinite(norm):
             what = f"at step {step + 1} the loss is {means['loss']} and the gradient's norm {norm}"
             raise ModelError(what, "Lower the learning rate; the last checkpoint is intact")
-        rate = float(self._adamw.param_groups[0]["lr"])
+        rate = float(self.optimizer.param_groups[0]["lr"])
         self.optimizer.step()
         self._schedule.step()
         self.optimizer.zero_grad()
@@ -281,9 +258,13 @@ class _Run:
 
 
 def _adamw(trained: dict[str, torch.nn.Parameter], settings: TrainSettings) -> torch.optim.AdamW:
-    """AdamW (Section 4.3); weight decay on matrices only, not on biases and norms."""
+    """AdamW (Section 4.3); weight decay on matrices only, not on biases and norms.
+
+    On a GPU the fused one: torch's default there holds another copy of all moments for a moment.
+    """
+    on_gpu = any(value.device.type == "cuda" for value in trained.values())
     groups = [
         {"params": [value for value in trained.values() if value.ndim > 1], "weight_decay": settings.weight_decay},
         {"params": [value for value in trained.values() if value.ndim <= 1], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW([group for group in groups if group["params"]], lr=settings.learning_rate)
+    return torch.optim.AdamW([group for group in groups if group["params"]], lr=settings.learning_rate, fused=on_gpu or None)

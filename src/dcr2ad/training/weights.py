@@ -108,11 +108,19 @@ def compute_dtype(vlm: VisionLanguageModel, settings: TrainSettings) -> torch.dt
     if settings.precision is None:
         return torch.bfloat16 if vlm.model.dtype == torch.bfloat16 else torch.float32
     if settings.precision == "auto":
-        return torch.bfloat16 if vlm.device.type != "cpu" or cpu_has_bfloat16() else torch.float32
+        able = vlm.device.type != "cpu" or vlm.model.dtype == torch.bfloat16 or cpu_has_bfloat16()
+        return torch.bfloat16 if able else torch.float32
     return {"fp32": torch.float32, "bf16": torch.bfloat16}[settings.precision]
 
 
-def save_trained(vlm: VisionLanguageModel, folder: str | Path, about: dict[str, Any], *, dtype: torch.dtype) -> TrainedModel:
+def save_trained(
+    vlm: VisionLanguageModel,
+    folder: str | Path,
+    about: dict[str, Any],
+    *,
+    dtype: torch.dtype,
+    state: dict[str, torch.Tensor] | None = None,
+) -> TrainedModel:
     """Write a trained model; the folder appears in one step.
 
     Args:
@@ -121,6 +129,7 @@ def save_trained(vlm: VisionLanguageModel, folder: str | Path, about: dict[str, 
         about: ``base``, ``base_digest``, ``stage``, ``seed``, ``recipe``, ``train_images`` and
             ``train_hashes`` of `TrainedModel`.
         dtype: type a whole model is written in. An adapter is written as it was trained, in float32.
+        state: its tensors by name, where the model itself holds a share of them only.
 
     Returns:
         what was written to `dcr2ad.json`.
@@ -131,10 +140,10 @@ def save_trained(vlm: VisionLanguageModel, folder: str | Path, about: dict[str, 
     is_adapter = hasattr(vlm.model, "peft_config")
     if is_adapter:
         vlm.model.peft_config["default"].base_model_name_or_path = about["base"]
-        vlm.model.save_pretrained(work, save_embedding_layers=False)  # "auto" would ask a hub for the base
+        vlm.model.save_pretrained(work, state_dict=state, save_embedding_layers=False)  # "auto" would ask a hub for the base
         (work / "README.md").unlink(missing_ok=True)  # peft's template for a hub
     else:
-        vlm.model.to(dtype).save_pretrained(work)
+        vlm.model.to(dtype).save_pretrained(work, state_dict=state)
         _copy_processor(vlm, work)
     trained = TrainedModel(kind="adapter" if is_adapter else "full", digest=weights_digest(work), versions=versions(), **about)
     write_text(work / MARKER, json.dumps(trained.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n")
@@ -159,6 +168,11 @@ def is_vision(name: str) -> bool:
     """Whether a parameter's name lies in the vision tower; the projector is no part of it."""
     inside = any(f".{part}." in f".{name}" for part in _VISION)
     return inside and not any(f".{part}." in f".{name}" for part in PROJECTORS)
+
+
+def sees_images(name: str) -> bool:
+    """Whether a parameter's name lies in the vision tower or the projector."""
+    return any(f".{part}." in f".{name}" for part in (*_VISION, *PROJECTORS))
 
 
 def weights_digest(folder: str | Path) -> str:

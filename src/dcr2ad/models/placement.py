@@ -1,0 +1,25 @@
+"""Where a model's weights go, by what the machine has and what the launcher asks for.
+
+Reads the environment that `accelerate launch` and `torchrun` set; returns names of devices. Knows nothing about models.
+"""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+
+def computing_device() -> str:
+    """Device this process computes on: its own GPU, else the CPU."""
+    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
+
+
+def asks_for(plugin: str) -> bool:
+    """Whether `accelerate launch` asks for one of its plugins, ``FSDP`` or ``DEEPSPEED``."""
+    return os.environ.get(f"ACCELERATE_USE_{plugin}", "false").lower() == "true"
+
+
+def loading_device() -> str:
+    """Device weights are loaded to: the CPU where they will be divided among processes, since no GPU may hold all of them."""
+    return "cpu" if asks_for("FSDP") else computing_device()
