@@ -220,7 +220,15 @@ def test_the_verb() -> None:
     whole = plan(recipe, "--gpus", "6", "--memory", "80")
     assert whole.returncode == 1
     assert "krdpo would fit with: --sharding fsdp" in whole.stderr
-    assert "not under DeepSpeed" in plan(recipe, "--gpus", "6", "--memory", "80", "--sharding", "zero3").stderr
+
+
+def test_what_this_package_does_not_train_under_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from dcr2ad.commands.planning import run_plan
+
+    row, model = {"text": 9, "images": 1, "image_tokens": 4, "response": 3}, f"hf:{tiny_qwen(tmp_path)}"
+    for sharding in ("ddp", "fsdp", "zero3"):
+        run_plan(RECIPES / "dcr2ad-72b.toml", gpus=2, memory=80.0, sharding=sharding, model=model, row=row)
+        assert ("not under DeepSpeed" in capsys.readouterr().err) == (sharding == "zero3")
 
 
 def test_bad_values(tmp_path: Path) -> None:
