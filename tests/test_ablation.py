@@ -169,6 +169,7 @@ def test_given_questions_are_the_runs_own_and_another_file_does_not_mix(tmp_path
     assert read_manifest(tmp_path / "instruct").summary["objects"] == {"nut": 5}, "the report tells seen objects by it"
     with pytest.raises(InputError, match="--data"):
         run_recipe(Recipe(name="r"), None, tmp_path / "out", bar=None, say=said.append, given=Given())  # type: ignore[arg-type]
+    assert not (tmp_path / "out").exists()
 
 
 def test_baselines_are_evaluations_like_any(tmp_path: Path) -> None:

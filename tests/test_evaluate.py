@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,18 @@ from dcr2ad.stages.evaluate import evaluate
 from dcr2ad.stages.mine import mine_boundary
 from dcr2ad.stages.synthesize import check_pair, make_pair, synthesize_pairs
 from dcr2ad.teacher import BuiltinTeacher
-from dcr2ad.types import BoundaryQuestion, EvalProtocol, Prediction, PreferencePair, Prompt, Question, Subtask, Trajectory
+from dcr2ad.types import (
+    BoundaryQuestion,
+    Completion,
+    EvalProtocol,
+    Prediction,
+    PreferencePair,
+    Prompt,
+    Question,
+    Sampling,
+    Subtask,
+    Trajectory,
+)
 from tests.tiny import tiny_base, tiny_internvl, tiny_questions
 
 
@@ -222,6 +234,37 @@ def test_mining_keeps_the_band_and_counts_both_sides(questions: list[Question], 
     assert sum(made["histogram"]) == len(questions)
     only = mine_boundary(model, questions, tiny_base(), MineSettings(wanted=1), tmp_path / "one")
     assert only["kept"] == 1 and only["enough"]
+
+
+class Undecided(ScriptedModel):
+    """Its sampled responses name each letter of a list in turn."""
+
+    def __init__(self, letters: str) -> None:
+        super().__init__(lambda prompt: "")
+        self._letters = letters
+
+    def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[Completion]]:
+        """The responses, the same for every prompt."""
+        form = "<knowledge>crack: seen</knowledge><think>so</think><answer>{}</answer>"
+        return [[Completion(text=form.format(x) if x != "-" else "no idea") for x in self._letters[: sampling.n]]] * len(
+            prompts
+        )
+
+
+def test_mining_behind_sampled_responses_reads_their_share(questions: list[Question], tmp_path: Path) -> None:
+    two = [question for question in questions if len(question.options) == 2]
+    assert two
+    half = MineSettings(answering="reason@4")
+    made = mine_boundary(Undecided("ABBA"), two, tiny_base(), half, tmp_path / "half")
+    assert made["kept"] == made["in_band"] == len(two) and made["unread"] == 0
+    read = read_records(tmp_path / "half" / "boundary.jsonl", BoundaryQuestion)
+    assert all(row.probabilities == (0.5, 0.5) and row.margin == 0 for row in read)
+    # an unreadable response has no vote: 2 of 3 lie outside the band
+    assert mine_boundary(Undecided("AA-B"), two, tiny_base(), half, tmp_path / "third")["in_band"] == 0
+    none = mine_boundary(Undecided("----"), two, tiny_base(), half, tmp_path / "none")
+    assert none["unread"] == len(two) and none["kept"] == 0
+    sure = mine_boundary(Undecided("A"), two, tiny_base(), MineSettings(answering="reason"), tmp_path / "sure")
+    assert sure["questions"] == len(two) and sure["in_band"] == 0
 
 
 def test_pairs_differ_in_the_knowledge_and_stand_every_check(routable: list[Question], tmp_path: Path) -> None:

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from dcr2ad.artifacts import read_records
+from dcr2ad.artifacts import read_manifest, read_records
 from dcr2ad.cli import app
 from dcr2ad.datasets.drawn import write_drawn
-from dcr2ad.errors import InputError, ModelError
-from dcr2ad.kinds import RIDGE, TOLD, fit_gallery, gallery_beside, load_gallery
+from dcr2ad.datasets.folder import read_folder
+from dcr2ad.datasets.good import write_index
+from dcr2ad.errors import InputError, ModelError, RunError
+from dcr2ad.expert import Expert
+from dcr2ad.kinds import RIDGE, fit_gallery, gallery_beside, kinds_of_object, load_gallery
+from dcr2ad.knowledge import KnowledgeBase
 from dcr2ad.prompts import build_prompt, kind_words
-from dcr2ad.types import KindGuess, Question, TextPart
+from dcr2ad.stages.kinds import fit_kinds
+from dcr2ad.types import ExpertFindings, KindGuess, Question, TextPart
 
 KEYS = ["a"] * 6 + ["b"] * 6 + ["c"] * 6
 TITLES = [f"Kind {key}" for key in KEYS]
@@ -44,7 +50,7 @@ def test_kinds_that_differ_are_told_apart_and_probabilities_are_ordered() -> Non
     assert [told[0].key for told in held_out] == KEYS
     told = gallery.guess(_features(seed=1)[0])
     assert told[0].title == "Kind a"
-    assert len(told) == TOLD
+    assert len(told) == 3
     assert [guess.probability for guess in told] == sorted((guess.probability for guess in told), reverse=True)
 
 
@@ -93,10 +99,14 @@ def test_words_say_how_sure() -> None:
 
 def test_from_drawn_defects_to_words_in_a_prompt(tmp_path: Path, nano_folder: Path) -> None:
     del nano_folder  # built before the command asks for it
-    write_drawn(tmp_path / "drawn", 3, seed=0, size=224)
+    write_drawn(tmp_path / "drawn", 2, seed=0, size=224)
+    write_drawn(tmp_path / "more", 1, seed=1, size=224)  # its files have names of the first folder's
+    folders = [str(tmp_path / "drawn"), str(tmp_path / "more")]
     run = CliRunner()
-    fitted = run.invoke(app, ["kinds", str(tmp_path / "drawn"), "-o", str(tmp_path / "kinds"), "--split", ""])
+    fitted = run.invoke(app, ["kinds", *folders, "-o", str(tmp_path / "kinds"), "--split", ""])
     assert fitted.exit_code == 0, fitted.output
+    defects = sum(sample.is_anomalous for folder in folders for sample in read_folder(folder))
+    assert read_manifest(tmp_path / "kinds").summary["defects"] == defects
     built = run.invoke(
         app,
         [
@@ -112,3 +122,65 @@ def test_from_drawn_defects_to_words_in_a_prompt(tmp_path: Path, nano_folder: Pa
     assert found is not None
     texts = [part.text for part in build_prompt(told[0]).parts if isinstance(part, TextPart)]
     assert any(kind_words(found.kinds, certain=found.is_anomalous) in text for text in texts)
+
+
+def test_defects_drawn_onto_good_photographs_are_kinds_too_and_a_stop_loses_nothing(tmp_path: Path, nano_folder: Path) -> None:
+    del nano_folder
+    write_drawn(tmp_path / "parts", 4, seed=0, size=112)
+    good = [sample for sample in read_folder(tmp_path / "parts") if not sample.is_anomalous]
+    write_index([], good, tmp_path / "good")
+    base, expert = KnowledgeBase.builtin(), _StopsAt(Expert(), 9)
+    with pytest.raises(KeyboardInterrupt):
+        fit_kinds(tmp_path / "good", tmp_path / "kinds", base, expert, drawn=28)  # type: ignore[arg-type]
+    assert not (tmp_path / "kinds" / "kinds.npz").exists()
+    expert.left = 1000
+    made = fit_kinds(tmp_path / "good", tmp_path / "kinds", base, expert, drawn=28)  # type: ignore[arg-type]
+    assert 1000 - expert.left == made.drawn - 9, "what was looked at before the stop is not looked at again"
+    assert made.defects == 0 and 9 < made.drawn <= 28
+    known = load_gallery(tmp_path / "kinds" / "kinds.npz")
+    assert len(known.keys) >= 2 and set(known.keys) <= set(made.kinds)
+    assert not (tmp_path / "kinds" / "features.jsonl").exists()
+    assert fit_kinds(tmp_path / "good", tmp_path / "kinds", base, expert, drawn=28) == made  # type: ignore[arg-type]
+    with pytest.raises(RunError, match="drawn"):
+        fit_kinds(tmp_path / "good", tmp_path / "kinds", base, expert, drawn=7)  # type: ignore[arg-type]
+
+
+class _StopsAt:
+    """An expert that is interrupted after some images."""
+
+    def __init__(self, expert: Expert, left: int) -> None:
+        self._expert, self.left = expert, left
+
+    def inspect(self, *asked: Any) -> Any:
+        self.left -= 1
+        if self.left < 0:
+            raise KeyboardInterrupt
+        return self._expert.inspect(*asked)
+
+    def hot_features(self, *asked: Any) -> Any:
+        return self._expert.hot_features(*asked)
+
+
+def test_a_kind_is_told_by_the_name_it_has_on_the_object_and_kinds_of_other_materials_are_not() -> None:
+    def findings(*guesses: tuple[str, float]) -> ExpertFindings:
+        kinds = tuple(KindGuess(key=key, title="as fitted", probability=share) for key, share in guesses)
+        return ExpertFindings(
+            score=9, raw=1, threshold=3, cell=0, cells=(0.0,) * 9, extent=0.1, elongation=2, tone="darker", kinds=kinds
+        )
+
+    seen = findings(
+        ("General.board.spur", 0.4), ("General.ceramic.crack", 0.2), ("General.metal.pitting", 0.2), ("General.food.crack", 0.2)
+    )
+    base = KnowledgeBase.builtin()
+    told = kinds_of_object(seen, "ksdd", "commutator", base).kinds
+    assert [kind.key for kind in told] == ["General.structural.hairline_crack", "General.metal.pitting"]
+    assert [kind.probability for kind in told] == pytest.approx([0.4 / 0.6, 0.2 / 0.6]), (
+        "equal ones together, of those that fit"
+    )
+    assert told[0].title == base.get(told[0].key).title
+    assert [kind.key for kind in kinds_of_object(seen, "mtd", "magnetic tile", base).kinds][:1] == ["General.ceramic.crack"]
+    alone = findings(("General.board.spur", 1.0))
+    assert [kind.key for kind in kinds_of_object(alone, "x", "cookie", base).kinds] == ["General.board.spur"], (
+        "better than none"
+    )
+    assert kinds_of_object(findings(), "x", "cookie", base).kinds == ()

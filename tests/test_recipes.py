@@ -87,7 +87,7 @@ def test_the_ablation_is_one_recipe() -> None:
     assert [variant.train for variant in recipe.variants][:3] == ["nothing", "sft", "more-sft"]
     assert {cell.context for cell in recipe.evaluate.cells} == {"none", "category", "routed", "oracle"}
     assert {(cell.shots, cell.expert) for cell in recipe.evaluate.cells} == {(1, True), (1, False), (0, True), (0, False)}
-    assert len(recipe.evaluate.cells) == 16 and len(recipe.training_seeds) == 3
+    assert len(recipe.evaluate.cells) == 32 and len(recipe.training_seeds) == 3
     onwards = [recipe.settings_of(variant) for variant in recipe.variants if variant.train in {"more-sft", "krdpo"}]
     budgets = {(s.epochs, s.max_steps, s.batch_size, s.gradient_accumulation) for s in onwards}
     assert len(budgets) == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from dcr2ad.config import KrdpoSettings, SftSettings, TrainSettings
 from dcr2ad.errors import InputError, ModelError, RunError
 from dcr2ad.images import content_digest
 from dcr2ad.leaks import find_overlap
-from dcr2ad.models.adapters import merge_for_inference, read_trained
+from dcr2ad.models.adapters import merge_for_inference, read_trained, with_adapter
 from dcr2ad.models.hf import HFModel
 from dcr2ad.models.vlm import VisionLanguageModel
 from dcr2ad.rankings import rank_of, reciprocal
@@ -367,6 +368,28 @@ def test_one_adapter_through_both_stages(name: str, request: pytest.FixtureReque
     with torch.no_grad():
         one, two = (completion_logprobs(vlm, [row])[0] for vlm in (result, trained))
     assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(one, two, strict=True))
+
+
+@pytest.mark.parametrize("name", ["qwen", "internvl"])
+def test_plain_lora_is_merged_without_peft_to_the_same_bits(
+    name: str, request: pytest.FixtureRequest, tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = request.getfixturevalue(name)
+    sft(model, tmp_path / "sft", folder / "photos", 2, **LORA)
+    plain, scaled = tmp_path / "sft" / "model", tmp_path / "scaled"
+    shutil.copytree(plain, scaled)
+    config = json.loads((scaled / "adapter_config.json").read_text())
+    (scaled / "adapter_config.json").write_text(json.dumps({**config, "use_rslora": True}))
+    by_peft = {
+        adapter: with_adapter(load(model).model, adapter, trainable=False).merge_and_unload().state_dict()
+        for adapter in (plain, scaled)
+    }
+    assert not all(torch.equal(by_peft[plain][key], value) for key, value in by_peft[scaled].items())
+    merged = merge_for_inference(load(model).model, scaled).state_dict()  # more than plain: peft's work
+    assert all(torch.equal(by_peft[scaled][key], value) for key, value in merged.items())
+    monkeypatch.setattr("dcr2ad.models.adapters.with_adapter", None)
+    merged = merge_for_inference(load(model).model, plain).state_dict()
+    assert set(merged) == set(by_peft[plain]) and all(torch.equal(by_peft[plain][key], value) for key, value in merged.items())
 
 
 def test_a_packed_adapter_is_half_the_size_and_says_nearly_the_same(internvl: Path, tmp_path: Path, folder: Path) -> None:

@@ -118,6 +118,9 @@ class MineSettings(Settings):
     """Keep questions with |p(gold) - chance| at most this (Appendix B.2)."""
     wanted: int = 1000
     """Questions kept at most, those nearest chance first (Appendix B.2: 1K)."""
+    answering: Answering = "score"
+    """How the model answers while it is mined: the letter at once, as the paper reads it, or behind one or several responses of
+    its own (``reason``, ``reason@4``), whose probabilities are averaged; not in the paper."""
 
 
 class SynthesizeSettings(Settings):

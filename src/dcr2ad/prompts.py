@@ -146,11 +146,11 @@ def kind_words(kinds: Sequence[KindGuess], *, certain: bool = True) -> str:
     """Words for the kinds a hot spot looks like: ``Perhaps crack, else scratch or pit.``
 
     Args:
-        kinds: the guesses, best first.
+        kinds: the guesses, best first; three are told.
         certain: whether the expert calls the part anomalous; if not, the kinds are told under an "if".
     """
     sure = "Clearly" if kinds[0].probability >= SURE else "Perhaps"
-    others = " or ".join(kind.title for kind in kinds[1:])
+    others = " or ".join(kind.title for kind in kinds[1:3])
     told = f"{sure} {kinds[0].title}{', else ' if others else ''}{others}."
     return told if certain else f"If it is a defect: {told[:1].lower()}{told[1:]}"
 

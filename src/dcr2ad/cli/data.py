@@ -29,16 +29,21 @@ def draw(
 
 @app.command()
 def kinds(
-    data: Annotated[Path, typer.Argument(help="Folder of labelled photographs.")],
+    data: Annotated[list[Path], typer.Argument(help="Folders of labelled photographs.")],
     out: Out = Path("runs/kinds"),
     split: Annotated[str, typer.Option(help="Split of the data; empty for all.")] = "train",
     dataset: Datasets = None,
+    draw_defects: Annotated[int, typer.Option(min=0, max=2000, help="Defects drawn onto good photographs, in all.")] = 0,
     knowledge: Base = None,
+    seed: Seed = 0,
+    fresh: Fresh = False,
 ) -> None:
     """Fit a reader that tells which kinds of defect a hot spot looks like (kinds.npz)."""
     from dcr2ad.commands.data import run_kinds
 
-    run_kinds(data, out, split=split, datasets=dataset or [], knowledge=knowledge)
+    run_kinds(
+        data, out, split=split, datasets=dataset or [], draw_defects=draw_defects, knowledge=knowledge, seed=seed, fresh=fresh
+    )
 
 
 @app.command()

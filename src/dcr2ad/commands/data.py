@@ -52,14 +52,36 @@ def write_sheet(path: Path, samples: Sequence[Sample]) -> None:
     say(f"contact sheet of {len(shown)}: {path}")
 
 
-def run_kinds(data: Path, out: Path, *, split: str, datasets: Sequence[str], knowledge: Path | None) -> None:
+def run_kinds(
+    data: Sequence[Path],
+    out: Path,
+    *,
+    split: str,
+    datasets: Sequence[str],
+    draw_defects: int,
+    knowledge: Path | None,
+    seed: int,
+    fresh: bool,
+) -> None:
     """Verb `kinds`."""
-    must_exist(data)
+    for folder in data:
+        must_exist(folder)
     from dcr2ad.expert import Expert
     from dcr2ad.stages.kinds import fit_kinds
 
     with console.progress("kinds") as update:
-        made = fit_kinds(data, out, load_knowledge(knowledge), Expert(), split=split, datasets=datasets, progress=update)
+        made = fit_kinds(
+            data,
+            out,
+            load_knowledge(knowledge),
+            Expert(),
+            split=split,
+            datasets=datasets,
+            drawn=draw_defects,
+            seed=seed,
+            fresh=fresh,
+            progress=update,
+        )
     print_counts("kinds", made.model_dump(), out / "kinds.npz")
 
 

@@ -7,7 +7,9 @@ training (`dcr2ad.training.weights` writes these folders). LoRA is the paper's w
 from __future__ import annotations
 
 import json
+import re
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +23,14 @@ MARKER = "dcr2ad.json"
 """File that makes a folder a trained model."""
 PROJECTORS = ("multi_modal_projector", "merger", "connector")
 """Names of the module that carries image features into the language model; an adapter holds it whole."""
+
+
+_PLAIN = {
+    *("peft_type", "bias", "r", "lora_alpha", "target_modules", "modules_to_save"),  # what `_merge_plain` reads
+    *("auto_mapping", "base_model_name_or_path", "inference_mode", "peft_version", "revision", "task_type"),  # no arithmetic
+    *("init_lora_weights", "lora_dropout", "megatron_core", "qalora_group_size"),  # none in an adapter that is only merged
+}
+"""Settings of an adapter that may have a value; any other one makes it more than plain LoRA."""
 
 
 class TrainedModel(Record):
@@ -109,8 +119,52 @@ def merge_for_inference(model: Any, folder: str | Path) -> Any:
     Raises:
         ModelError: no adapter there, or it does not fit the model.
     """
-    merged = with_adapter(model, Path(folder), trainable=False).merge_and_unload()
-    return merged.eval().requires_grad_(False)
+    folder = Path(folder)
+    if not _merge_plain(model, folder):
+        model = with_adapter(model, folder, trainable=False).merge_and_unload()
+    return model.eval().requires_grad_(False)
+
+
+def _merge_plain(model: Any, folder: Path) -> bool:
+    """Add a plain LoRA adapter to the weights as peft does, bit for bit; False, and nothing changed, where it is anything else.
+
+    peft's import and wrapping of every layer would be half of the time until a small model is loaded. What is not plain, does
+    not fit or cannot be read is left to peft.
+    """
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+        stored = load_file(folder / "adapter_model.safetensors")
+    except (OSError, ValueError, SafetensorError):
+        return False
+    aimed = config.get("target_modules")
+    is_lora = config.get("peft_type") == "LORA" and config.get("bias") == "none"
+    if not is_lora or not isinstance(aimed, str) or any(value for key, value in config.items() if key not in _PLAIN):
+        return False
+    state = {name.removeprefix("base_model.model."): value for name, value in stored.items()}
+    parameters = dict(model.named_parameters())
+    modules = model.named_modules()
+    layers = [name for name, module in modules if isinstance(module, torch.nn.Linear) and re.fullmatch(aimed, name)]
+    kept = [name for name in parameters if _is_part(name, config.get("modules_to_save") or ())]
+    factors = {f"{layer}.lora_{factor}.weight" for layer in layers for factor in "AB"}
+    if set(state) != factors | set(kept) or not all(_is_part(name, PROJECTORS) for name in kept):
+        return False
+    with torch.no_grad():
+        for layer in layers:
+            up, down = (state[f"{layer}.lora_{factor}.weight"].float() for factor in "BA")
+            weight = parameters[f"{layer}.weight"]
+            weight += ((up @ down) * (config["lora_alpha"] / config["r"])).to(weight)
+        for name in kept:
+            parameters[name].copy_(state[name])
+    return True
+
+
+def _is_part(name: str, parts: Iterable[str]) -> bool:
+    """Whether a parameter belongs to one of these modules."""
+    return any(f".{part}." in f".{name}" for part in parts)
 
 
 def with_adapter(model: Any, folder: Path, *, trainable: bool) -> Any:

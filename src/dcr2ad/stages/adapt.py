@@ -66,7 +66,9 @@ HOUR = Recipe(
         Variant(name="sft", label="after SFT", train="sft"),
         Variant(name="krdpo", label="after SFT + KR-DPO", train="krdpo"),
     ),
-    evaluate=EvaluateSettings(protocols=(EvalProtocol(context="none"), EvalProtocol(context="routed"))),
+    evaluate=EvaluateSettings(
+        protocols=(EvalProtocol(context="none", answering="reason"), EvalProtocol(context="routed", answering="reason"))
+    ),
 )
 """What is done where the user gives no recipe."""
 

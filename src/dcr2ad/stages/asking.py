@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 from dcr2ad.errors import InputError
+from dcr2ad.kinds import kinds_of_object
 from dcr2ad.knowledge.base import KnowledgeBase
 from dcr2ad.models.base import ChatModel, letter_probabilities
 from dcr2ad.parsing import parse_response, read_answer_official
@@ -94,6 +95,7 @@ class Asker:
         sample = group[0].sample
         if self._expert is not None and sample.expert is None and sample.references:
             findings, _ = self._expert.inspect(sample.image, sample.references)
+            findings = kinds_of_object(findings, sample.dataset, sample.object, self._base)
             sample = sample.model_copy(update={"expert": findings})
             group = [question.model_copy(update={"sample": sample}) for question in group]
         entries, ranking = self._context(group[0])

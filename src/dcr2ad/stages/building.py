@@ -26,6 +26,7 @@ from dcr2ad.deception import candidates_for, choose_wrong_key
 from dcr2ad.errors import ImageError, InputError
 from dcr2ad.geometry import sample_geometry
 from dcr2ad.images import load_image
+from dcr2ad.kinds import kinds_of_object
 from dcr2ad.knowledge import KnowledgeBase
 from dcr2ad.leaks import Forbidden, Match
 from dcr2ad.questions import QuestionMaker, Rejected
@@ -208,6 +209,7 @@ class Build:
                 load_image(path)
             return sample
         findings, _ = self._expert.inspect(sample.image, sample.references)
+        findings = kinds_of_object(findings, sample.dataset, sample.object, self._base)
         return sample.model_copy(update={"expert": findings})
 
     def _respond(self, question: Question) -> Question | Rejected:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from dcr2ad.errors import InputError, UnknownNameError
 from dcr2ad.images import load_image
+from dcr2ad.kinds import kinds_of_object
 from dcr2ad.knowledge.base import KnowledgeBase
 from dcr2ad.models.base import ChatModel
 from dcr2ad.parsing import LETTERS
@@ -126,6 +127,7 @@ def make_sample(
     findings = anomaly_map = None
     if diagnoser.expert is not None and references:
         findings, raw_map = diagnoser.expert.inspect(image, references)
+        findings = kinds_of_object(findings, "", object_name, diagnoser.knowledge_base)
         anomaly_map = encode_map(raw_map)
     elif diagnoser.expert is not None:
         notes.append("No reference was given, so the visual expert had nothing to compare with.")

@@ -2,7 +2,8 @@
 
 Reads questions and a model that scores; writes ``boundary.jsonl``, ``histogram.png`` and, for every question,
 ``probabilities.jsonl``. Keeps |p(gold) - chance| <= threshold, chance being one over the number of options; never widens the
-band by itself. Knows nothing about training.
+band by itself. A model that answers behind its own reasoning is mined so (`MineSettings.answering`): what it is unsure of there
+is not what it is unsure of when asked for the letter alone. Knows nothing about training.
 """
 
 from __future__ import annotations
@@ -17,9 +18,11 @@ from dcr2ad.artifacts import RecordWriter, StageFolder, digest_records, read_rec
 from dcr2ad.config import MineSettings
 from dcr2ad.knowledge.base import KnowledgeBase
 from dcr2ad.models.base import ChatModel, letter_probabilities
+from dcr2ad.parsing import parse_response
 from dcr2ad.prompts import answer_prompt, build_prompt
+from dcr2ad.reasoning import Written, sample_responses, write_responses
 from dcr2ad.report.figures import histogram_png
-from dcr2ad.types import BoundaryQuestion, Question
+from dcr2ad.types import Answering, BoundaryQuestion, EvalProtocol, Question, Unparsed
 
 BINS = 20
 
@@ -38,10 +41,10 @@ def mine_boundary(
 
     Returns:
         counts: questions, in the band, kept, above and below chance (in all and a sub-task), and the histogram of p(gold) in
-        `BINS` equal bins.
+        `BINS` equal bins. A question whose responses name no option is counted as ``unread`` and left out.
 
     Raises:
-        CannotScoreError: the model gives no probabilities.
+        CannotScoreError: the model gives no probabilities, and is asked for the letter alone.
         RunError: `out` holds work made with another model, questions or settings.
     """
     config = {**settings.model_dump(), "model": model.info.digest}
@@ -56,26 +59,49 @@ def mine_boundary(
             for number, group in enumerate(groups, 1):
                 left = [question for question in group if question.id not in seen]
                 if left:
-                    writer.write(*_read(model, left, knowledge_base))
+                    writer.write(*_read(model, left, knowledge_base, settings.answering))
                 if progress:
                     progress(number, len(groups))
         rows = list(read_records(file, BoundaryQuestion))
         band = sorted((r for r in rows if abs(r.margin) <= settings.threshold), key=lambda r: (abs(r.margin), r.question.id))
         kept = band[: settings.wanted]
         write_records(out / "boundary.jsonl", kept)
-        summary = _summary(rows, band, kept, settings)
+        summary = _summary(rows, band, kept, settings) | {"unread": len(questions) - len(rows)}
         write_bytes(out / "histogram.png", _picture(rows, summary["histogram"], settings))
         folder.finish(summary)
     return summary
 
 
-def _read(model: ChatModel, group: list[Question], knowledge_base: KnowledgeBase) -> list[BoundaryQuestion]:
-    prompts = [answer_prompt(build_prompt(q, entries=[knowledge_base.get(key) for key in q.candidates])) for q in group]
-    found = letter_probabilities(model, prompts, [len(q.options) for q in group])
+def _read(
+    model: ChatModel, group: list[Question], knowledge_base: KnowledgeBase, answering: Answering
+) -> list[BoundaryQuestion]:
+    prompts = [build_prompt(q, entries=[knowledge_base.get(key) for key in q.candidates]) for q in group]
+    options = [question.options for question in group]
+    found: Sequence[tuple[float, ...] | None]
+    if answering == "score":
+        found = letter_probabilities(model, [answer_prompt(prompt) for prompt in prompts], list(map(len, options)))
+    else:
+        k = EvalProtocol(answering=answering).trajectories
+        sampled = sample_responses(model, prompts, options, k) if k else [[w] for w in write_responses(model, prompts, options)]
+        found = list(map(_mean, sampled, options))
     return [
         BoundaryQuestion(question=q, probabilities=p, margin=p[q.answer] - 1 / len(q.options))
         for q, p in zip(group, found, strict=True)
+        if p is not None
     ]
+
+
+def _mean(responses: Sequence[Written], options: Sequence[str]) -> tuple[float, ...] | None:
+    """Mean probability of each option; a response without probabilities counts as sure of the letter it names."""
+    votes = [found for written in responses if (found := written.probabilities or _vote(written, options)) is not None]
+    return tuple(sum(column) / len(votes) for column in zip(*votes, strict=True)) if votes else None
+
+
+def _vote(written: Written, options: Sequence[str]) -> tuple[float, ...] | None:
+    read = None if written.completion.status in {"failed", "refused"} else parse_response(written.text, options)
+    if read is None or isinstance(read, Unparsed):
+        return None
+    return tuple(float(number == read.answer) for number in range(len(options)))
 
 
 def _summary(

@@ -96,11 +96,11 @@ def run_recipe(
         Dcr2adError: any stage's; what was finished stays, and the next run goes on from there.
     """
     variants, cells, seeds = _chosen(recipe, subset)
+    trains = any(variant.train != "nothing" and not (variant.name == "sft" and given.sft) for variant in variants)
+    if data is None and (given.bench is None or (trains and not given.questions)):
+        raise InputError("no photographs were named", "Use --data FOLDER, or both --questions and --bench")
     write_text(out / "recipe.json", recipe.model_dump_json(indent=2) + "\n")
     knowledge = _knowledge(recipe, out, say)
-    trains = any(variant.train != "nothing" for variant in variants) and not (
-        given.sft and all(variant.train in {"nothing", "sft"} for variant in variants)
-    )
     questions = _data(recipe, data, out, knowledge, bar, say, datasets, given, trains=trains)
     training = Training(recipe, out, knowledge, questions, bar, say, given_sft=given.sft)
     benchmark = list(read_records(given.bench or out / "bench" / "questions.jsonl", Question))
@@ -187,8 +187,6 @@ def _data(
 ) -> list[Question]:
     """Instruction data and benchmark, made or given; returns the instruction data, which is empty where nothing is trained."""
     makes_questions, makes_bench = trains and not given.questions, given.bench is None
-    if data is None and (makes_questions or makes_bench):
-        raise InputError("no photographs were named", "Use --data FOLDER, or both --questions and --bench")
     settings, expert = recipe.instruct, None
     seen = _seen(recipe, data, datasets) if makes_questions and data is not None else datasets
     if (makes_questions and settings.expert) or (makes_bench and any(cell.expert for cell in recipe.evaluate.cells)):
