@@ -2,12 +2,13 @@
 
 Reads prompts and a model; returns whole responses with the probabilities of the options. Decoding is held to the form of
 `dcr2ad.parsing`, as routing is held to titles that exist: each part ends at its closing tag, or at its limit at the last whole
-clause. A model behind an endpoint writes freely instead, since a server may not continue an opened response. Knows nothing
-about questions, knowledge or files. Not in the paper.
+clause, and the reasoning ends by naming its option. A model behind an endpoint writes freely instead, since a server may not
+continue an opened response. Knows nothing about questions, knowledge or files. Not in the paper.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -28,6 +29,10 @@ WHY_TOKENS = 32
 """Limit of the sentence on why the entry applies; worked responses have 14 words at most."""
 REASONING_TOKENS = 96
 """Limit of the reasoning; worked responses have 45 words at most."""
+CONCLUSION_TOKENS = 24
+"""Limit of the sentence that names the option, where the reasoning ended without."""
+_CONCLUSION = " So the answer is"
+_NAMES_LETTER = re.compile(r"\([A-Z]\)\W*$")
 TEMPERATURE = 0.7
 """Of sampled responses."""
 FREE_TOKENS = 192
@@ -93,17 +98,36 @@ def _held_to_form(
     why, one = _part(model, opened, KNOWLEDGE_CLOSING, sampling.model_copy(update={"max_new_tokens": WHY_TOKENS}))
     opened = [_opened(p, f"{p.opening}{text}{KNOWLEDGE_CLOSING}<think>") for p, text in zip(opened, why, strict=True)]
     thought, two = _part(model, opened, "</think>", sampling.model_copy(update={"max_new_tokens": REASONING_TOKENS}))
+    thought, more = _concluded(model, opened, thought, sampling)
     opened = [_opened(p, f"{p.opening}{text}</think>{ANSWER_OPENING}") for p, text in zip(opened, thought, strict=True)]
     found = letter_probabilities(model, opened, [len(listed) for listed in options])
     written = []
-    for prompt, probabilities, first, second in zip(opened, found, one, two, strict=True):
+    for prompt, probabilities, first, second, extra in zip(opened, found, one, two, more, strict=True):
         letter = LETTERS[max(range(len(probabilities)), key=probabilities.__getitem__)]
         cut = "length" in (first.status, second.status)
         completion = second.model_copy(
-            update={"status": "length" if cut else "stop", "new_tokens": first.new_tokens + second.new_tokens + 1}
+            update={"status": "length" if cut else "stop", "new_tokens": first.new_tokens + second.new_tokens + extra + 1}
         )
         written.append(Written(f"{prompt.opening}{letter}{ANSWER_CLOSING}", completion, probabilities))
     return written
+
+
+def _concluded(
+    model: ChatModel, opened: Sequence[Prompt], thought: list[str], sampling: Sampling
+) -> tuple[list[str], list[int]]:
+    """The reasonings, one that ends without an option's letter led on to it, as worked responses end; and the tokens it took.
+
+    Left as it is, a small model's letter would be no better than a guess.
+    """
+    texts, tokens = list(thought), [0] * len(thought)
+    led = [number for number, text in enumerate(thought) if not _NAMES_LETTER.search(text)]
+    if led:
+        prompts = [_opened(opened[number], f"{opened[number].opening}{thought[number]}{_CONCLUSION}") for number in led]
+        endings, ended = _part(model, prompts, "</think>", sampling.model_copy(update={"max_new_tokens": CONCLUSION_TOKENS}))
+        for number, ending, completion in zip(led, endings, ended, strict=True):
+            texts[number] += f"{_CONCLUSION}{ending}"
+            tokens[number] = completion.new_tokens
+    return texts, tokens
 
 
 def _part(model: ChatModel, prompts: Sequence[Prompt], closing: str, sampling: Sampling) -> tuple[list[str], list[Completion]]:
