@@ -14,7 +14,7 @@ from dcr2ad.models.adapters import MARKER
 WEIGHTS = Path(__file__).parent.parent / "weights"
 """Where the package keeps adapters, each in a folder of its name."""
 ADAPTERS = {
-    "real": "trained on photographs of four kinds of parts, for research, non-commercial use",
+    "real": "trained on photographs of four kinds of parts, for research, non-commercial use, and on drawn parts",
     "drawn": "trained on parts the product draws itself, and on nothing else",
 }
 """Name -> what it was trained on; ``nano`` is the first that the package carries."""
