@@ -16,7 +16,7 @@ from dcr2ad.prompts import (
     load_wording,
     open_prompt,
 )
-from dcr2ad.types import ExpertFindings, ImagePart, KnowledgeEntry, Prompt, Sample, Subtask
+from dcr2ad.types import ExpertFindings, ImagePart, KindGuess, KnowledgeEntry, Prompt, Sample, Subtask
 
 FINDINGS = ExpertFindings(
     score=3.25,
@@ -91,6 +91,15 @@ def test_the_object_is_not_told_where_it_is_asked_for() -> None:
         update={"subtask": Subtask.OBJECT_CLASSIFICATION, "text": "What is it?", "options": ("Tile", "Nut")}
     )
     assert "magnetic" not in text(build_prompt(asked, entries=[ENTRY])).lower()
+
+    # The kinds of defect told are such as the object can have: they would tell which it is.
+    kinds = (KindGuess(key="General.ceramic.chip", title="Glaze chip", probability=0.9),)
+    told = SAMPLE.model_copy(update={"expert": FINDINGS.model_copy(update={"kinds": kinds})})
+    hidden, shown = (
+        text(build_prompt(asked.model_copy(update={"sample": told}))),
+        text(build_prompt(detection_question("q", told))),
+    )
+    assert "Glaze chip" in shown and "Glaze chip" not in hidden and "Hottest top right" in hidden
 
 
 def test_other_wording_comes_from_a_file(tmp_path: Path) -> None:

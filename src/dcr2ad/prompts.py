@@ -91,8 +91,12 @@ def build_prompt(
         opening: text the response is made to begin with.
         wording: the fixed texts.
     """
-    name = "part" if question.subtask is Subtask.OBJECT_CLASSIFICATION else question.sample.object
-    return _prompt(question.sample, name, question_text(question, wording), entries, expert, shots, opening, wording)
+    sample, name = question.sample, question.sample.object
+    if question.subtask is Subtask.OBJECT_CLASSIFICATION:
+        name = "part"
+        if sample.expert is not None:  # kinds are told by what this object can have, which would say what it is
+            sample = sample.model_copy(update={"expert": sample.expert.model_copy(update={"kinds": ()})})
+    return _prompt(sample, name, question_text(question, wording), entries, expert, shots, opening, wording)
 
 
 def open_prompt(
