@@ -5,7 +5,7 @@
 With `--kinds FOLDER` a gallery that `dcr2ad kinds` fitted on those data sets is asked. Prints, for each object of the data
 set, the share of defects whose first guess, or one of the three told, is the labelled kind, with a 95 % interval (bootstrap
 over physical items), beside always guessing the object's commonest kind, and the mean probability claimed by the first guess.
-Kinds are told as `dcr2ad.kinds.kinds_of_object` tells them. Objects the reader was not fitted on are listed as such. The last
+Kinds are told as `dcr2ad.kind_names` tells them. Objects the reader was not fitted on are listed as such. The last
 line is JSON.
 """
 
@@ -21,7 +21,7 @@ import numpy as np
 
 from dcr2ad.datasets.folder import read_folder, with_knowledge
 from dcr2ad.expert import Expert
-from dcr2ad.kinds import kinds_of_object
+from dcr2ad.kind_names import kinds_of_object
 from dcr2ad.knowledge import KnowledgeBase
 from dcr2ad.rankings import interval
 from dcr2ad.stages.kinds import expert_with_kinds, fit_kinds

@@ -36,6 +36,7 @@ LAYERS: dict[str, int] = {
     "deception": 2,
     "endpoint_teacher": 2,
     "expert": 2,
+    "kind_names": 2,
     "kinds": 2,
     "knowledge": 2,
     "leaks": 2,

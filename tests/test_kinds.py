@@ -16,7 +16,8 @@ from dcr2ad.datasets.folder import read_folder
 from dcr2ad.datasets.good import write_index
 from dcr2ad.errors import InputError, ModelError, RunError
 from dcr2ad.expert import Expert
-from dcr2ad.kinds import RIDGE, fit_gallery, gallery_beside, kinds_of_object, load_gallery
+from dcr2ad.kind_names import kinds_of_object
+from dcr2ad.kinds import RIDGE, fit_gallery, gallery_beside, load_gallery
 from dcr2ad.knowledge import KnowledgeBase
 from dcr2ad.prompts import build_prompt, kind_words
 from dcr2ad.stages.kinds import fit_kinds

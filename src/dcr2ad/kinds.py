@@ -20,8 +20,6 @@ from PIL import Image
 
 from dcr2ad.artifacts import digest_json, write_bytes
 from dcr2ad.errors import InputError, ModelError
-from dcr2ad.knowledge import KnowledgeBase
-from dcr2ad.knowledge.objects import GENERAL_DOMAINS, domains
 from dcr2ad.models.shipped import adapter_folder, is_nano
 from dcr2ad.models.tower import PATCH, VisionTower, to_pixels
 from dcr2ad.types import ExpertFindings, KindGuess
@@ -34,8 +32,6 @@ NEAR = 0.25
 """Smallest side of a crop as a share of the image."""
 ROOM = 1.6
 """Side of the wider crop in sides of the hot region."""
-TOLD = 3
-"""Kinds told at most."""
 RIDGE = 0.1
 """Weight of the penalty, as a share of the mean squared length of the features."""
 FEWEST = 3
@@ -127,34 +123,6 @@ def gallery_beside(model: str) -> Gallery | None:
     """
     folder = adapter_folder(model) if is_nano(model) else Path(model)
     return load_gallery(folder / FILE) if folder is not None and (folder / FILE).is_file() else None
-
-
-def kinds_of_object(findings: ExpertFindings, dataset: str, object_name: str, knowledge_base: KnowledgeBase) -> ExpertFindings:
-    """The findings with kinds that this object can have, under the names they have there, `TOLD` of them.
-
-    What cracks in a ceramic and what cracks in a cell look alike to the reader and are two entries: each kind is told as the
-    entry that its label means for this object, equal ones together. Kinds of domains that do not fit the object are left out,
-    unless none would be left.
-
-    Args:
-        findings: what `Expert.inspect` returned, every kind the reader knows.
-        dataset: data set of the part; empty where it has none.
-        object_name: the object in words.
-        knowledge_base: K.
-    """
-    shares: dict[str, float] = {}
-    titles: dict[str, str] = {}
-    for kind in findings.kinds:
-        entry = knowledge_base.resolve_label(dataset, object_name, kind.key.rpartition(".")[2], True)
-        key = entry.key if entry is not None else kind.key
-        titles[key] = entry.title if entry is not None else kind.title
-        shares[key] = shares.get(key, 0.0) + kind.probability
-    fitting = {*domains(object_name), *GENERAL_DOMAINS}
-    kept = [key for key in shares if key in knowledge_base and knowledge_base.get(key).category in fitting] or list(shares)
-    whole = sum(shares[key] for key in kept)
-    told = sorted(kept, key=lambda key: -shares[key])[:TOLD]
-    kinds = tuple(KindGuess(key=key, title=titles[key], probability=min(1.0, shares[key] / whole)) for key in told)
-    return findings.model_copy(update={"kinds": kinds})
 
 
 def hot_features(

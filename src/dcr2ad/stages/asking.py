@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 from dcr2ad.errors import InputError
-from dcr2ad.kinds import kinds_of_object
+from dcr2ad.kind_names import kinds_of_object
 from dcr2ad.knowledge.base import KnowledgeBase
 from dcr2ad.models.base import ChatModel, letter_probabilities
 from dcr2ad.parsing import parse_response, read_answer_official

@@ -26,7 +26,7 @@ from dcr2ad.deception import candidates_for, choose_wrong_key
 from dcr2ad.errors import ImageError, InputError
 from dcr2ad.geometry import sample_geometry
 from dcr2ad.images import load_image
-from dcr2ad.kinds import kinds_of_object
+from dcr2ad.kind_names import kinds_of_object
 from dcr2ad.knowledge import KnowledgeBase
 from dcr2ad.leaks import Forbidden, Match
 from dcr2ad.questions import QuestionMaker, Rejected

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from dcr2ad.errors import InputError, UnknownNameError
 from dcr2ad.images import load_image
-from dcr2ad.kinds import kinds_of_object
+from dcr2ad.kind_names import kinds_of_object
 from dcr2ad.knowledge.base import KnowledgeBase
 from dcr2ad.models.base import ChatModel
 from dcr2ad.parsing import LETTERS
