@@ -103,9 +103,9 @@ def quick(diagnoser: Any, image: Path, reference: Path, name: str) -> None:
     from dcr2ad.models.base import letter_probabilities
     from dcr2ad.prompts import answer_prompt, build_prompt, detection_question
     from dcr2ad.routing import route_sample
+    from dcr2ad.stages.findings import inspect_sample
     from dcr2ad.types import Sample
 
-    findings, _ = diagnoser.expert.inspect(image, [reference])
     sample = Sample(
         id=image.stem,
         image=str(image),
@@ -113,8 +113,8 @@ def quick(diagnoser: Any, image: Path, reference: Path, name: str) -> None:
         dataset="",
         object=name,
         is_anomalous=False,
-        expert=findings,
     )
+    sample, _ = inspect_sample(sample, diagnoser.expert, diagnoser.knowledge_base)
     how = {"mode": diagnoser.routing, "tolerance": diagnoser.tolerance}
     routing = route_sample(diagnoser.model, sample, diagnoser.knowledge_base, **how)
     entries = [diagnoser.knowledge_base.get(key) for key in routing.listed]

@@ -21,9 +21,9 @@ import numpy as np
 
 from dcr2ad.datasets.folder import read_folder, with_knowledge
 from dcr2ad.expert import Expert
-from dcr2ad.kind_names import kinds_of_object
 from dcr2ad.knowledge import KnowledgeBase
 from dcr2ad.rankings import interval
+from dcr2ad.stages.findings import inspect_sample
 from dcr2ad.stages.kinds import expert_with_kinds, fit_kinds
 from dcr2ad.types import Sample
 
@@ -49,8 +49,7 @@ def main() -> None:
             by_object[sample.object].append(sample)
     results = {}
     for name, samples in sorted(by_object.items()):
-        found = [expert.inspect(sample.image, sample.references)[0] for sample in samples]
-        told = [kinds_of_object(one, s.dataset, s.object, base).kinds for one, s in zip(found, samples, strict=True)]
+        told = [found.kinds for s in samples if (found := inspect_sample(s, expert, base)[0].expert)]
         items = [sample.item for sample in samples]
         first = [kinds[0].key == sample.right_key for kinds, sample in zip(told, samples, strict=True)]
         among = [sample.right_key in {kind.key for kind in kinds} for kinds, sample in zip(told, samples, strict=True)]

@@ -137,7 +137,7 @@ class EndpointTeacher:
             prompt_tokens=used.prompt_tokens + done.prompt_tokens,
             new_tokens=used.new_tokens + done.new_tokens,
         )
-        if done.status in {"failed", "refused"}:
+        if not done.answered:
             return f"the teacher {done.status}: {done.error or done.text[:80]}"
         try:
             return Written.model_validate(json.loads(_object_in(done.text)))

@@ -14,6 +14,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from dcr2ad.errors import RecordError
+from dcr2ad.kind_names import TOLD
 from dcr2ad.knowledge.agnostic import name_object
 from dcr2ad.parsing import ANSWER_OPENING, KNOWLEDGE_OPENING, LETTERS
 from dcr2ad.places import PLACES
@@ -150,11 +151,11 @@ def kind_words(kinds: Sequence[KindGuess], *, certain: bool = True) -> str:
     """Words for the kinds a hot spot looks like: ``Perhaps crack, else scratch or pit.``
 
     Args:
-        kinds: the guesses, best first; three are told.
+        kinds: the guesses, best first; `TOLD` are told.
         certain: whether the expert calls the part anomalous; if not, the kinds are told under an "if".
     """
     sure = "Clearly" if kinds[0].probability >= SURE else "Perhaps"
-    others = " or ".join(kind.title for kind in kinds[1:3])
+    others = " or ".join(kind.title for kind in kinds[1:TOLD])
     told = f"{sure} {kinds[0].title}{', else ' if others else ''}{others}."
     return told if certain else f"If it is a defect: {told[:1].lower()}{told[1:]}"
 

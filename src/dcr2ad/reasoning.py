@@ -80,6 +80,11 @@ def sample_responses(
     return _write(model, prompts, options, k, temperature, seed)
 
 
+def mean_probabilities(found: Sequence[tuple[float, ...]]) -> tuple[float, ...]:
+    """Mean probability of each option over several responses, of which there is one at least."""
+    return tuple(sum(column) / len(found) for column in zip(*found, strict=True))
+
+
 def _write(
     model: ChatModel, prompts: Sequence[Prompt], options: Sequence[Sequence[str]], k: int, temperature: float, seed: int
 ) -> list[list[Written]]:
@@ -163,7 +168,7 @@ def _read_free(model: ChatModel, prompt: Prompt, options: Sequence[str], complet
     text = prompt.opening + completion.text
     read = parse_response(text, options)
     probabilities = None
-    if model.info.can_score and completion.status not in {"failed", "refused"} and not isinstance(read, Unparsed):
+    if model.info.can_score and completion.answered and not isinstance(read, Unparsed):
         bare = prompt.model_copy(update={"opening": ""})
         probabilities = letter_probabilities(model, [answer_prompt(bare, write_response(read))], [len(options)])[0]
     return Written(text, completion, probabilities)

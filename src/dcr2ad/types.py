@@ -305,6 +305,11 @@ class Completion(Record):
     new_tokens: int = 0
     """Tokens generated."""
 
+    @property
+    def answered(self) -> bool:
+        """Whether the model wrote something to read, whole or cut at its limit."""
+        return self.status in {"stop", "length"}
+
 
 class OptionScores(Record):
     """Log-probabilities of given continuations of a prompt."""

@@ -137,20 +137,20 @@ def _merge_plain(model: Any, folder: Path) -> bool:
 
     try:
         config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+        aimed = config.get("target_modules")
+        is_lora = config.get("peft_type") == "LORA" and config.get("bias") == "none"
+        if not is_lora or not isinstance(aimed, str) or any(value for key, value in config.items() if key not in _PLAIN):
+            return False
         stored = load_file(folder / "adapter_model.safetensors")
     except (OSError, ValueError, SafetensorError):
-        return False
-    aimed = config.get("target_modules")
-    is_lora = config.get("peft_type") == "LORA" and config.get("bias") == "none"
-    if not is_lora or not isinstance(aimed, str) or any(value for key, value in config.items() if key not in _PLAIN):
         return False
     state = {name.removeprefix("base_model.model."): value for name, value in stored.items()}
     parameters = dict(model.named_parameters())
     modules = model.named_modules()
     layers = [name for name, module in modules if isinstance(module, torch.nn.Linear) and re.fullmatch(aimed, name)]
-    kept = [name for name in parameters if _is_part(name, config.get("modules_to_save") or ())]
+    kept = [name for name in parameters if lies_in(name, config.get("modules_to_save") or ())]
     factors = {f"{layer}.lora_{factor}.weight" for layer in layers for factor in "AB"}
-    if set(state) != factors | set(kept) or not all(_is_part(name, PROJECTORS) for name in kept):
+    if set(state) != factors | set(kept) or not all(lies_in(name, PROJECTORS) for name in kept):
         return False
     with torch.no_grad():
         for layer in layers:
@@ -162,8 +162,8 @@ def _merge_plain(model: Any, folder: Path) -> bool:
     return True
 
 
-def _is_part(name: str, parts: Iterable[str]) -> bool:
-    """Whether a parameter belongs to one of these modules."""
+def lies_in(name: str, parts: Iterable[str]) -> bool:
+    """Whether a parameter or module lies inside one of these modules, by names that may hold dots."""
     return any(f".{part}." in f".{name}" for part in parts)
 
 

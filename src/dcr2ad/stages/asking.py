@@ -9,19 +9,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
 
 from dcr2ad.errors import InputError
-from dcr2ad.kind_names import kinds_of_object
 from dcr2ad.knowledge.base import KnowledgeBase
 from dcr2ad.models.base import ChatModel, letter_probabilities
 from dcr2ad.parsing import parse_response, read_answer_official
 from dcr2ad.prompts import DEFAULT_WORDING, Wording, answer_prompt, build_prompt
-from dcr2ad.reasoning import Written, sample_responses, write_responses
+from dcr2ad.reasoning import Written, mean_probabilities, sample_responses, write_responses
 from dcr2ad.routing import route_sample
+from dcr2ad.stages.findings import Inspects, inspect_sample
 from dcr2ad.types import (
     EvalProtocol,
-    ExpertFindings,
     KnowledgeEntry,
     Prediction,
     Prompt,
@@ -34,13 +32,6 @@ ROUTED_KEPT = 5
 """Entries of a ranking kept in a prediction; a right key further down counts as not found."""
 ASKED_TOGETHER = 32
 """Answers asked for in one call at most; those of one image are never taken apart."""
-
-
-class Inspects(Protocol):
-    """What an evaluation needs of the visual expert."""
-
-    def inspect(self, image: str, references: Sequence[str]) -> tuple[ExpertFindings, Any]:
-        """Findings and anomaly map of an image beside its references."""
 
 
 def ask_together(groups: Sequence[list[Question]], protocol: EvalProtocol) -> Iterator[list[list[Question]]]:
@@ -94,9 +85,7 @@ class Asker:
         """Questions of one image with their prompts and the image's ranking of knowledge."""
         sample = group[0].sample
         if self._expert is not None and sample.expert is None and sample.references:
-            findings, _ = self._expert.inspect(sample.image, sample.references)
-            findings = kinds_of_object(findings, sample.dataset, sample.object, self._base)
-            sample = sample.model_copy(update={"expert": findings})
+            sample, _ = inspect_sample(sample, self._expert, self._base)
             group = [question.model_copy(update={"sample": sample}) for question in group]
         entries, ranking = self._context(group[0])
         expert, shots, wording = self._protocol.expert, self._protocol.shots, self._wording
@@ -154,7 +143,7 @@ class Asker:
     def _read(self, question: Question, ranking: tuple[RankedEntry, ...], responses: list[Written]) -> Prediction:
         """One prediction of one or several responses: the mean of their probabilities, else the majority of their answers."""
         raw = "\n".join(written.text for written in responses)
-        usable = [w for w in responses if w.completion.status not in {"failed", "refused"}]
+        usable = [written for written in responses if written.completion.answered]
         if not usable:
             ended = responses[0].completion
             return _prediction(question, ranking, status=ended.status, error=ended.error, raw=raw)
@@ -164,7 +153,7 @@ class Asker:
             reason = next(answer.reason for answer in read if isinstance(answer, Unparsed))
             return _prediction(question, ranking, status="unparsed", error=reason, raw=raw)
         known = [written.probabilities for written in usable if written.probabilities is not None]
-        mean = tuple(sum(column) / len(known) for column in zip(*known, strict=True)) if known else None
+        mean = mean_probabilities(known) if known else None
         answer = _best(mean) if mean and len(responses) > 1 else Counter(answers).most_common(1)[0][0]
         return _prediction(question, ranking, status="answered", answer=answer, probabilities=mean, raw=raw)
 

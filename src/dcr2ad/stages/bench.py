@@ -17,7 +17,8 @@ from dcr2ad.artifacts import read_records, write_text
 from dcr2ad.knowledge import KnowledgeBase
 from dcr2ad.knowledge.objects import normalise
 from dcr2ad.parsing import LETTERS
-from dcr2ad.stages.building import BuildSummary, Inspects, Progress
+from dcr2ad.stages.building import BuildSummary, Progress
+from dcr2ad.stages.findings import InspectsTraceably
 from dcr2ad.stages.instruct import build_benchmark
 from dcr2ad.types import Question, Sample
 
@@ -32,7 +33,7 @@ def build_bench(
     split: str = "dev",
     max_images: int | None = None,
     seed: int = 0,
-    expert: Inspects | None = None,
+    expert: InspectsTraceably | None = None,
     progress: Progress | None = None,
     fresh: bool = False,
     datasets: Sequence[str] = (),

@@ -15,7 +15,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from pydantic import Field
 
@@ -26,13 +26,13 @@ from dcr2ad.deception import candidates_for, choose_wrong_key
 from dcr2ad.errors import ImageError, InputError
 from dcr2ad.geometry import sample_geometry
 from dcr2ad.images import load_image
-from dcr2ad.kind_names import kinds_of_object
 from dcr2ad.knowledge import KnowledgeBase
 from dcr2ad.leaks import Forbidden, Match
 from dcr2ad.questions import QuestionMaker, Rejected
 from dcr2ad.routing import LISTED
+from dcr2ad.stages.findings import InspectsTraceably, inspect_sample
 from dcr2ad.teacher import Teacher, direct_answer
-from dcr2ad.types import ExpertFindings, Question, Record, Sample, Trajectory
+from dcr2ad.types import Question, Record, Sample, Trajectory
 from dcr2ad.verify import check_response
 from dcr2ad.wordings import BENCHMARK_WORDING, QuestionWording
 
@@ -46,17 +46,6 @@ TRIES = 3
 
 Progress = Callable[[int, int], None]
 """Called with images done and images in all."""
-
-
-class Inspects(Protocol):
-    """What this stage needs of the visual expert."""
-
-    @property
-    def fingerprint(self) -> str:
-        """What decides the findings."""
-
-    def inspect(self, image: str, references: Sequence[str]) -> tuple[ExpertFindings, Any]:
-        """Findings and anomaly map of an image beside its references."""
 
 
 class BuildSummary(Record):
@@ -100,7 +89,7 @@ class Build:
         wording: QuestionWording,
         *,
         seed: int,
-        expert: Inspects | None,
+        expert: InspectsTraceably | None,
         teacher: Teacher | None,
         direct_share: float = 0.0,
         listed_share: float = 0.0,
@@ -208,9 +197,7 @@ class Build:
             for path in (sample.image, *sample.references):
                 load_image(path)
             return sample
-        findings, _ = self._expert.inspect(sample.image, sample.references)
-        findings = kinds_of_object(findings, sample.dataset, sample.object, self._base)
-        return sample.model_copy(update={"expert": findings})
+        return inspect_sample(sample, self._expert, self._base)[0]
 
     def _respond(self, question: Question) -> Question | Rejected:
         """The question with its listed entries and its response, where there is a teacher.

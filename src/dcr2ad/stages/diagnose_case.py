@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 from dcr2ad.errors import InputError, UnknownNameError
 from dcr2ad.images import load_image
-from dcr2ad.kind_names import kinds_of_object
 from dcr2ad.knowledge.base import KnowledgeBase
 from dcr2ad.models.base import ChatModel
 from dcr2ad.parsing import LETTERS
@@ -22,6 +21,7 @@ from dcr2ad.prompts import (
 )
 from dcr2ad.report.overlay import encode_map
 from dcr2ad.routing import QUICK, rank_titles, route_sample
+from dcr2ad.stages.findings import inspect_sample
 from dcr2ad.types import (
     KnowledgeEntry,
     RankedEntry,
@@ -124,13 +124,6 @@ def make_sample(
     diagnoser: Diagnoser, image: str | Path, references: Sequence[str | Path], object_name: str, notes: list[str]
 ) -> tuple[Sample, str | None]:
     """The photograph as a sample (its label is unknown and never used), with the expert's findings and map."""
-    findings = anomaly_map = None
-    if diagnoser.expert is not None and references:
-        findings, raw_map = diagnoser.expert.inspect(image, references)
-        findings = kinds_of_object(findings, "", object_name, diagnoser.knowledge_base)
-        anomaly_map = encode_map(raw_map)
-    elif diagnoser.expert is not None:
-        notes.append("No reference was given, so the visual expert had nothing to compare with.")
     sample = Sample(
         id=Path(image).stem,
         image=str(image),
@@ -138,8 +131,13 @@ def make_sample(
         dataset="",
         object=object_name,
         is_anomalous=False,
-        expert=findings,
     )
+    anomaly_map = None
+    if diagnoser.expert is not None and references:
+        sample, raw_map = inspect_sample(sample, diagnoser.expert, diagnoser.knowledge_base)
+        anomaly_map = encode_map(raw_map)
+    elif diagnoser.expert is not None:
+        notes.append("No reference was given, so the visual expert had nothing to compare with.")
     return sample, anomaly_map
 
 

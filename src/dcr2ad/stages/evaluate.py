@@ -30,7 +30,8 @@ from dcr2ad.errors import InputError, RecordError
 from dcr2ad.knowledge.base import KnowledgeBase
 from dcr2ad.models.base import ChatModel
 from dcr2ad.prompts import DEFAULT_WORDING, Wording
-from dcr2ad.stages.asking import Asker, Inspects, ask_together
+from dcr2ad.stages.asking import Asker, ask_together
+from dcr2ad.stages.findings import Inspects
 from dcr2ad.types import EvalProtocol, EvalReport, Prediction, Question
 
 REPORT = "report.json"

@@ -17,7 +17,8 @@ from dcr2ad.endpoint_teacher import open_teacher
 from dcr2ad.errors import InputError
 from dcr2ad.knowledge import KnowledgeBase
 from dcr2ad.leaks import Forbidden
-from dcr2ad.stages.building import Build, BuildSummary, Inspects, Progress
+from dcr2ad.stages.building import Build, BuildSummary, Progress
+from dcr2ad.stages.findings import InspectsTraceably
 from dcr2ad.teacher import Teacher
 from dcr2ad.types import Sample
 from dcr2ad.wordings import BENCHMARK_WORDING, INSTRUCT_WORDING
@@ -30,7 +31,7 @@ def build_instructions(
     settings: InstructSettings,
     *,
     seed: int,
-    expert: Inspects | None = None,
+    expert: InspectsTraceably | None = None,
     progress: Progress | None = None,
     fresh: bool = False,
     datasets: Sequence[str] = (),
@@ -90,7 +91,7 @@ def build_benchmark(
     split: str = "dev",
     max_images: int | None = None,
     seed: int = 0,
-    expert: Inspects | None = None,
+    expert: InspectsTraceably | None = None,
     progress: Progress | None = None,
     fresh: bool = False,
     datasets: Sequence[str] = (),

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dcr2ad.artifacts import RecordWriter, StageFolder, digest_json, read_records, write_bytes, write_text
+from dcr2ad.artifacts import RecordWriter, StageFolder, digest_records, read_records, write_bytes, write_text
 from dcr2ad.datasets.folder import balanced_subset, read_folder, with_knowledge
 from dcr2ad.datasets.onto import Planned, draw_planned, plan_defects
 from dcr2ad.errors import ImageError, InputError
@@ -96,7 +96,7 @@ def fit_kinds(
     every = list(with_knowledge(chain.from_iterable(readings), knowledge_base))
     planned = {item.sample.image: item for item in _plan(every, drawn, out / "drawn", knowledge_base, seed)}
     samples = [sample for sample in every if sample.is_anomalous] + [item.sample for item in planned.values()]
-    inputs = {"samples": digest_json([s.model_dump(mode="json") for s in every]), "knowledge": knowledge_base.digest}
+    inputs = {"samples": digest_records(every), "knowledge": knowledge_base.digest}
     config = {"split": split, "datasets": list(datasets), "drawn": drawn}
     with StageFolder(out, stage="kinds", config=config, inputs=inputs, seed=seed, fresh=fresh) as folder:
         if folder.done:

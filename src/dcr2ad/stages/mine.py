@@ -20,7 +20,7 @@ from dcr2ad.knowledge.base import KnowledgeBase
 from dcr2ad.models.base import ChatModel, letter_probabilities
 from dcr2ad.parsing import parse_response
 from dcr2ad.prompts import answer_prompt, build_prompt
-from dcr2ad.reasoning import Written, sample_responses, write_responses
+from dcr2ad.reasoning import Written, mean_probabilities, sample_responses, write_responses
 from dcr2ad.report.figures import histogram_png
 from dcr2ad.types import Answering, BoundaryQuestion, EvalProtocol, Question, Unparsed
 
@@ -94,12 +94,12 @@ def _read(
 def _mean(responses: Sequence[Written], options: Sequence[str]) -> tuple[float, ...] | None:
     """Mean probability of each option; a response without probabilities counts as sure of the letter it names."""
     votes = [found for written in responses if (found := written.probabilities or _vote(written, options)) is not None]
-    return tuple(sum(column) / len(votes) for column in zip(*votes, strict=True)) if votes else None
+    return mean_probabilities(votes) if votes else None
 
 
 def _vote(written: Written, options: Sequence[str]) -> tuple[float, ...] | None:
-    read = None if written.completion.status in {"failed", "refused"} else parse_response(written.text, options)
-    if read is None or isinstance(read, Unparsed):
+    read = parse_response(written.text, options)
+    if isinstance(read, Unparsed) or not written.completion.answered:
         return None
     return tuple(float(number == read.answer) for number in range(len(options)))
 

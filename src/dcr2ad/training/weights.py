@@ -21,7 +21,7 @@ import torch
 from dcr2ad.artifacts import digest_file, digest_json, versions, write_text
 from dcr2ad.config import TrainSettings
 from dcr2ad.errors import InputError, ModelError
-from dcr2ad.models.adapters import MARKER, TrainedModel, merge_for_inference, with_adapter
+from dcr2ad.models.adapters import MARKER, TrainedModel, lies_in, merge_for_inference, with_adapter
 from dcr2ad.models.projected import PROJECTORS
 from dcr2ad.models.vlm import VisionLanguageModel, cpu_has_bfloat16
 
@@ -161,18 +161,17 @@ def image_inputs(model: Any) -> ImageInputs:
     trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     if any(map(is_vision, trained)):
         return "pixels"
-    return "tower" if any(f".{part}." in f".{name}" for part in PROJECTORS for name in trained) else "features"
+    return "tower" if any(lies_in(name, PROJECTORS) for name in trained) else "features"
 
 
 def is_vision(name: str) -> bool:
     """Whether a parameter's name lies in the vision tower; the projector is no part of it."""
-    inside = any(f".{part}." in f".{name}" for part in _VISION)
-    return inside and not any(f".{part}." in f".{name}" for part in PROJECTORS)
+    return lies_in(name, _VISION) and not lies_in(name, PROJECTORS)
 
 
 def sees_images(name: str) -> bool:
     """Whether a parameter's name lies in the vision tower or the projector."""
-    return any(f".{part}." in f".{name}" for part in (*_VISION, *PROJECTORS))
+    return lies_in(name, (*_VISION, *PROJECTORS))
 
 
 def weights_digest(folder: str | Path) -> str:
@@ -194,10 +193,10 @@ def _select(model: Any, settings: TrainSettings) -> None:
     """Full fine-tuning: everything but the frozen vision tower; the projector as asked."""
     vision, projector = _part(model, _VISION), _part(model, PROJECTORS)
     for name, parameter in model.named_parameters():
-        if f".{projector}." in f".{name}":
+        if lies_in(name, (projector,)):
             parameter.requires_grad_(settings.train_projector)
         else:
-            parameter.requires_grad_(not (settings.freeze_vision and f".{vision}." in f".{name}"))
+            parameter.requires_grad_(not (settings.freeze_vision and lies_in(name, (vision,))))
 
 
 def _part(model: Any, names: tuple[str, ...]) -> str:
@@ -214,7 +213,7 @@ def _lora_config(model: Any, settings: TrainSettings) -> Any:
 
     parts = [_LANGUAGE] if settings.freeze_vision else [_LANGUAGE, _part(model, _VISION)]
     projector = _part(model, PROJECTORS)
-    leaves = sorted({name.rsplit(".", 1)[-1] for name in _linear_layers(model, parts) if f".{projector}." not in f".{name}"})
+    leaves = sorted({name.rsplit(".", 1)[-1] for name in _linear_layers(model, parts) if not lies_in(name, (projector,))})
     return LoraConfig(
         r=settings.lora_rank,
         lora_alpha=settings.lora_alpha,
@@ -226,7 +225,7 @@ def _lora_config(model: Any, settings: TrainSettings) -> Any:
 
 def _linear_layers(model: Any, parts: list[str]) -> Iterator[str]:
     for name, module in model.named_modules():
-        if isinstance(module, torch.nn.Linear) and any(f".{part}." in f".{name}" for part in parts):
+        if isinstance(module, torch.nn.Linear) and lies_in(name, parts):
             yield name
 
 
