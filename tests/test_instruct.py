@@ -17,6 +17,8 @@ from dcr2ad.artifacts import read_manifest, read_records
 from dcr2ad.config import InstructSettings
 from dcr2ad.datasets.drawn import write_drawn
 from dcr2ad.errors import InputError, RunError, UnknownNameError
+from dcr2ad.evidence import unsupported
+from dcr2ad.geometry import sample_geometry
 from dcr2ad.knowledge import KnowledgeBase
 from dcr2ad.parsing import parse_response, write_response
 from dcr2ad.questions import Rejected
@@ -180,6 +182,19 @@ def test_knowledge_can_be_listed_in_a_share_of_the_prompts(drawn: Path, tmp_path
     listed = [q for q in questions if q.candidates]
     assert 0.3 < len(listed) / len(questions) < 0.7
     assert all(q.sample.right_key in q.candidates and len(set(q.candidates)) == 4 for q in listed)
+
+
+def test_questions_that_the_findings_do_not_carry_can_be_left_out(drawn: Path, tmp_path: Path) -> None:
+    every, carried = _build(drawn, tmp_path / "every"), _build(drawn, tmp_path / "carried", supported_only=True)
+    assert "the findings do not carry the answer" not in every.rejected
+    assert carried.rejected["the findings do not carry the answer"] > 0 and 0 < carried.questions < every.questions
+    for question in read_records(tmp_path / "carried" / "questions.jsonl", Question):
+        assert unsupported(question, sample_geometry(question.sample)) == ""
+        if question.subtask is Subtask.DETECTION:
+            assert question.sample.expert is not None
+            assert question.sample.expert.is_anomalous == question.sample.is_anomalous
+    for letters in carried.letters.values():  # what is left out is not counted, so the letters stay even
+        assert max(letters) - min(letters) <= 2 * len(Subtask)
 
 
 def test_bad_settings_are_refused(drawn: Path, tmp_path: Path) -> None:

@@ -127,6 +127,21 @@ def test_what_is_said_of_the_findings_is_what_the_prompt_shows(
                 assert "than normal" not in reasoning  # the tone is that of the hot spot, not of the mark
 
 
+@pytest.mark.parametrize("label", range(len(LABELS)))
+def test_what_is_known_of_an_entry_follows_its_title(masks: list[str], label: int) -> None:
+    said: dict[str, set[str]] = {}
+    for mask in masks:
+        for question in _questions(None, mask, label, True):
+            right = BASE.get(question.sample.right_key or "")
+            for entry, answer in [(right, question.answer), *_rivals(question)]:
+                written = BuiltinTeacher().write_under(entry, question, answer)
+                link = {"effect": "leads to", "cause": "comes from", "cues": "shows"}.get(question.provenance.get("asks", ""))
+                assert (f" {entry.title} {link}: " in written.reasoning) == (link is not None)
+                said.setdefault(question.subtask, set()).add(str(link))
+    assert said[Subtask.ANALYSIS] <= {"leads to", "comes from"} and said[Subtask.DESCRIPTION] <= {"shows", "None"}
+    assert said[Subtask.DETECTION] == {"None"}
+
+
 @settings(max_examples=60, deadline=None)
 @given(findings(), st.integers(0, 8), st.integers(0, 2), st.booleans())
 def test_a_wrong_entry_is_argued_in_the_same_words(

@@ -411,6 +411,23 @@ def test_a_packed_adapter_is_half_the_size_and_says_nearly_the_same(internvl: Pa
         pack_adapter(adapter, packed)
 
 
+def test_sft_goes_on_with_the_adapter_it_starts_from(qwen: Path, tmp_path: Path, folder: Path) -> None:
+    """A further stage leaves one adapter on the first base, which has learnt from both; its images are those of both."""
+    sft(qwen, tmp_path / "first", folder / "photos", 4, **LORA)
+    first, later = tmp_path / "first" / "model", tiny_questions(folder / "photos", 8)[4:]
+    settings = SftSettings(learning_rate=1e-3, **LORA)
+    done = train_sft(load(qwen), later, BASE, settings, tmp_path / "second", base_spec=str(first), seed=0)
+    one, two = read_trained(first), read_trained(tmp_path / "second" / "model")
+    assert (two.kind, two.base, two.base_digest) == ("adapter", one.base, one.base_digest)
+    assert set(one.train_images) < set(two.train_images)
+    alone = train_sft(load(qwen), later, BASE, settings, tmp_path / "alone", base_spec=str(qwen), seed=0)
+    assert done["first_loss"] < alone["first_loss"]  # begins where the first stage ended
+    merged = load(qwen)
+    merged.model = merge_for_inference(merged.model, first)
+    with pytest.raises(InputError, match="without the adapter"):
+        train_sft(merged, later, BASE, settings, tmp_path / "merged", base_spec=str(first), seed=0)
+
+
 def test_adapter_on_another_base_is_refused(qwen: Path, tmp_path: Path, folder: Path) -> None:
     sft(qwen, tmp_path / "sft", folder / "photos", 2, **LORA)
     adapter = tmp_path / "sft" / "model"

@@ -49,6 +49,8 @@ class InstructSettings(Settings):
     """Share of questions answered directly, without reasoning, so that both modes are trained; not in the paper."""
     listed_share: float = Field(default=0.4, ge=0.0, le=1.0)
     """Share of questions whose prompt lists knowledge entries, as routed prompts do; not in the paper."""
+    supported_only: bool = False
+    """Whether questions are left out whose answer the expert's findings do not carry (`dcr2ad.evidence`); not in the paper."""
     teacher: str = "builtin"
     """``builtin`` or ``openai:MODEL@URL``; the paper uses GPT-4o."""
     teacher_per_minute: float | None = Field(default=None, gt=0)
@@ -128,6 +130,8 @@ class SynthesizeSettings(Settings):
 
     candidates: int = Field(default=4, ge=2)
     """Entries listed in the prompt, the right and the wrong one among them; the paper says "several"."""
+    supported_only: bool = False
+    """Whether questions are left out whose answer the expert's findings do not carry (`dcr2ad.evidence`); not in the paper."""
     teacher: str = "builtin"
     """``builtin`` or ``openai:MODEL@URL``; the paper uses annotators."""
     length_ratio: float = 0.2

@@ -51,7 +51,8 @@ class _Draft:
     right: tuple[str, str]
     wrong: Sequence[tuple[str, str]]
     verified: str
-    side: str = ""
+    asks: str = ""
+    """Field of the entries that the options state, if one."""
 
 
 class QuestionMaker:
@@ -267,7 +268,7 @@ class QuestionMaker:
                 if offer and not any(alike(offer, other, 0.3) for other in (right, *(said for said, _ in wrong))):
                     wrong.append((offer, key))
                 if len(wrong) == most:
-                    return _Draft(text, (right, entry.key), wrong, "entry")
+                    return _Draft(text, (right, entry.key), wrong, "entry", kind)
         return "too few wrong options that are plainly wrong"
 
     def _finish(self, draft: _Draft, subtask: Subtask, sample: Sample, rng: random.Random) -> Question | str:
@@ -279,6 +280,8 @@ class QuestionMaker:
         answer = self.balance.place(subtask, len(texts), sample.is_anomalous, rng)
         options = [*wrong[:answer], draft.right, *wrong[answer:]]
         provenance = {"maker": "templates", "wording": self._wording.name, "template": draft.text, "verified": draft.verified}
+        if draft.asks:
+            provenance["asks"] = draft.asks
         if draft.right[1]:
             provenance["keys"] = " ".join(key for _, key in options)
         return Question(

@@ -28,6 +28,9 @@ OPTION_WORDS = 12
 """Words of an option repeated at most; a longer one is cut (not in the paper)."""
 
 
+_ASKED = {"cues": "shows", "effect": "leads to", "cause": "comes from"}
+"""What a conclusion says between an entry's title and its statement, by the field of the entry that is asked for."""
+
 _FITS, _SO = ("fits", "matches", "suits"), ("So", "Thus", "Hence")
 
 
@@ -107,7 +110,7 @@ class BuiltinTeacher:
         why = _why(scene, cue, rng) if entry else ""
         report, verb, so = _report(question, scene, findings, rng), rng.choice(_FITS), rng.choice(_SO)
         # The option's own words and then its letter, as the prompt has them: the letter is copied, not looked up.
-        conclusion = f"{so} {_conclusion(question, scene, answer)} ({LETTERS[answer]})."
+        conclusion = f"{so} {_conclusion(question, entry, scene, answer)} ({LETTERS[answer]})."
         # A cue too long to quote gives way to the entry's title.
         versions = (f"{report} {_fit(scene, entry, quoted, verb)} {conclusion}" for quoted in (cue, ""))
         short = [text for text in versions if len(text.split()) <= REASONING_WORDS[1]] or [f"{report} {conclusion}"]
@@ -184,8 +187,11 @@ def _fit(scene: _Scene, entry: KnowledgeEntry | None, cue: str, verb: str) -> st
     return f"{look[:1].upper()}{look[1:]}, it {verb} {what}." if look else f"It {verb} {what}."
 
 
-def _conclusion(question: Question, scene: _Scene, answer: int) -> str:
-    """What follows, ending in the words of the option concluded with; the letter comes behind."""
+def _conclusion(question: Question, entry: KnowledgeEntry | None, scene: _Scene, answer: int) -> str:
+    """What follows, ending in the words of the option concluded with; the letter comes behind.
+
+    What is known of an entry follows its title: a small model recalls what has followed the same words before.
+    """
     option = question.options[answer].rstrip(".")
     subtask = question.subtask
     if subtask is Subtask.DETECTION:
@@ -196,7 +202,11 @@ def _conclusion(question: Question, scene: _Scene, answer: int) -> str:
         return f"the defect is called {option}"
     if subtask is Subtask.OBJECT_CLASSIFICATION:
         return f"the part shown is called {option}"
-    told = {Subtask.DESCRIPTION: "it shows", Subtask.ANALYSIS: "one expects"}.get(subtask, "a good part has")
+    asked = question.provenance.get("asks", "")
+    if entry is None or asked not in _ASKED:
+        told = {Subtask.DESCRIPTION: "it shows", Subtask.ANALYSIS: "one expects"}.get(subtask, "a good part has")
+    else:
+        told = f"{entry.title} {_ASKED[asked]}"
     return f"{told}: {_shortened(option)}"
 
 

@@ -29,7 +29,7 @@ def run_sft(
     from dcr2ad.training.sft import train_sft
 
     with console.progress("sft") as update:
-        done = train_sft(HFModel.open(model).vlm, rows, base, settings, out, base_spec=model, seed=seed, progress=update)
+        done = train_sft(HFModel.open_base(model).vlm, rows, base, settings, out, base_spec=model, seed=seed, progress=update)
     for file in questions:
         pass_on(file.parent, out / "model")
     print_counts("sft", done, out / "model")

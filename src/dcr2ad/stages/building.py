@@ -24,6 +24,7 @@ from dcr2ad.datasets.folder import Skipped
 from dcr2ad.datasets.onto import DRAWN, Planned, draw_planned
 from dcr2ad.deception import candidates_for, choose_wrong_key
 from dcr2ad.errors import ImageError, InputError
+from dcr2ad.evidence import unsupported
 from dcr2ad.geometry import sample_geometry
 from dcr2ad.images import load_image
 from dcr2ad.knowledge import KnowledgeBase
@@ -40,7 +41,7 @@ _UNREADABLE, _SKIPPED, _FORBIDDEN = "image or mask cannot be read", "file skippe
 _UNDRAWN = "no defect could be drawn"
 """How the reason of a whole image begins in rejected.jsonl; the case follows after a colon."""
 
-_DENIED = "the response cannot stand"
+_DENIED, _UNSUPPORTED = "the response cannot stand", "the findings do not carry the answer"
 TRIES = 3
 """How often a response is written that the mask denies; not in the paper, which revises by hand."""
 
@@ -93,6 +94,7 @@ class Build:
         teacher: Teacher | None,
         direct_share: float = 0.0,
         listed_share: float = 0.0,
+        supported_only: bool = False,
         forbidden: Forbidden | None = None,
         planned: Sequence[Planned] = (),
     ) -> None:
@@ -111,6 +113,7 @@ class Build:
         self._teacher = teacher
         self._direct_share = direct_share
         self._listed_share = listed_share
+        self._supported_only = supported_only
         self._forbidden = forbidden
 
     def run(self, out: Path, stage: str, config: dict[str, Any], fresh: bool, progress: Progress | None) -> BuildSummary:
@@ -206,6 +209,9 @@ class Build:
         """
         if self._teacher is None:
             return question
+        geometry = sample_geometry(question.sample)
+        if self._supported_only and (why := unsupported(question, geometry)):
+            return Rejected(sample=question.sample.id, subtask=question.subtask, reason=f"{_UNSUPPORTED}: {why}")
         rng = random.Random(f"{self._seed}/{question.id}/response")
         direct, listed = rng.random() < self._direct_share, rng.random() < self._listed_share
         key = question.sample.right_key
@@ -216,9 +222,7 @@ class Build:
         tries, false = 1, ["no response"]
         while response is None and tries <= TRIES:
             written = self._teacher.write(question, self._base.get(key) if key else None, attempt=tries - 1)
-            false = (
-                [written] if isinstance(written, str) else check_response(question, written, sample_geometry(question.sample))
-            )
+            false = [written] if isinstance(written, str) else check_response(question, written, geometry)
             if isinstance(written, Trajectory) and not false:
                 response = written
             else:

@@ -78,6 +78,7 @@ def build_instructions(
         teacher=teacher,
         direct_share=settings.direct_share,
         listed_share=settings.listed_share,
+        supported_only=settings.supported_only,
         forbidden=forbidden,
         planned=planned,
     ).run(Path(out), "instruct", settings.model_dump(mode="json"), fresh, progress)

@@ -122,7 +122,7 @@ class Training:
         out = self._home(seed) / name
         if out in self._models:
             return self._models[out]
-        with opened(start) as model, self.bar(_named(out, self.out)) as update:
+        with opened(start, base=True) as model, self.bar(_named(out, self.out)) as update:
             done = train_sft(model.vlm, questions, self.knowledge, settings, out, base_spec=start, seed=seed, progress=update)
         return self._trained(out, done)
 

@@ -21,15 +21,14 @@ from dcr2ad.artifacts import RecordWriter, digest_json, digest_records, read_rec
 from dcr2ad.config import KrdpoSettings
 from dcr2ad.errors import InputError, RunError
 from dcr2ad.knowledge.base import KnowledgeBase
-from dcr2ad.models.adapters import MARKER, TrainedModel, adapter_of
 from dcr2ad.models.vlm import VisionLanguageModel
 from dcr2ad.training.batches import TrainingRow, check_lengths, group_by_image, pair_row, rejected_trajectory
 from dcr2ad.training.dev_routing import RoutingDev
 from dcr2ad.training.losses import SEGMENTS, PreferenceLoss, krdpo_loss, segment_sums, sft_loss
 from dcr2ad.training.outcome import Outcome
 from dcr2ad.training.stage import StageWork, run_stage, train_images
+from dcr2ad.training.start import start_from
 from dcr2ad.training.trainer import Progress, Session
-from dcr2ad.training.weights import model_digest, weights_digest
 from dcr2ad.types import PreferencePair, Record
 
 REFERENCE = "reference.jsonl"
@@ -96,11 +95,7 @@ def train_krdpo(
     if not kept:
         raise InputError(f"none of {len(pairs)} pairs has two different responses", "Run `dcr2ad synthesize` first")
     dev = RoutingDev.open(settings, knowledge_base, Path(out))
-    digests = {"model": model_digest(vlm.model)}
-    before = adapter_of(base_spec)
-    _check_start(vlm, base_spec, before, digests["model"])
-    if before is not None:
-        digests["adapter"] = weights_digest(base_spec)
+    start = start_from(vlm, base_spec)
     work = StageWork(
         stage="krdpo",
         settings=settings,
@@ -108,32 +103,18 @@ def train_krdpo(
         inputs={
             "pairs": digest_records(kept),
             "knowledge": knowledge_base.digest,
-            **digests,
+            **start.digests,
             **({"routing_dev": dev.digest} if dev else {}),
         },
-        base=before.base if before else base_spec,
+        base=start.base,
         seed=seed,
         fresh=fresh,
-        adapter=Path(base_spec) if before else None,
-        train_images=lambda: train_images((pair.question for pair in kept), before),
+        adapter=start.adapter,
+        train_images=lambda: train_images((pair.question for pair in kept), start.trained),
         dropped=dict(Counter(["chosen and rejected are equal"] * (len(pairs) - len(kept)))),
     )
-    task = _Krdpo(vlm, kept, knowledge_base, settings, Path(out) / REFERENCE, digest_json(digests), dev)
+    task = _Krdpo(vlm, kept, knowledge_base, settings, Path(out) / REFERENCE, digest_json(start.digests), dev)
     return run_stage(vlm, task, work, progress)
-
-
-def _check_start(vlm: VisionLanguageModel, spec: str, adapter: TrainedModel | None, digest: str) -> None:
-    """Refuse a start from anything but the SFT model: the base without its SFT, or with the adapter merged in already."""
-    if adapter is None:
-        if (Path(spec) / MARKER).is_file() and Path(vlm.model.name_or_path).resolve() != Path(spec).resolve():
-            raise InputError(f"the model given is {vlm.model.name_or_path}, not the SFT model {spec}", f"Open {spec}")
-        return
-    was, now = adapter.base_digest.split("-")[0], digest.split("-")[0]
-    if was == now and adapter.base_digest != digest:
-        raise InputError(
-            f"the model given is not the one that the adapter in {spec} was trained on ({adapter.base!r})",
-            f"Open {adapter.base!r}, without the adapter",
-        )
 
 
 @dataclass

@@ -18,15 +18,13 @@ from dcr2ad.artifacts import digest_records
 from dcr2ad.config import SftSettings
 from dcr2ad.errors import InputError
 from dcr2ad.knowledge.base import KnowledgeBase
-from dcr2ad.models.adapters import read_trained
-from dcr2ad.models.hf import trained_folder
 from dcr2ad.models.vlm import VisionLanguageModel
 from dcr2ad.training.batches import TrainingRow, check_lengths, group_by_image, sft_row
 from dcr2ad.training.losses import SEGMENTS, sft_loss
 from dcr2ad.training.outcome import Outcome
 from dcr2ad.training.stage import StageWork, run_stage, train_images
+from dcr2ad.training.start import start_from
 from dcr2ad.training.trainer import Progress, Session
-from dcr2ad.training.weights import model_digest
 from dcr2ad.types import Question
 
 
@@ -49,12 +47,14 @@ def train_sft(
     over the tokens of each segment.
 
     Args:
-        vlm: the base model. It is used up: what it holds afterwards is unspecified, open ``out/model`` instead.
+        vlm: the model to start from, or the base of the adapter that `base_spec` names. It is used up: what it holds afterwards
+            is unspecified, open ``out/model`` instead.
         questions: questions; those without a response are left out and counted.
         knowledge_base: holds every candidate.
         settings: how to train.
         out: the stage's folder.
-        base_spec: name the base was opened by; kept in ``model/dcr2ad.json``.
+        base_spec: name of the start; kept in ``model/dcr2ad.json``. Where that is the folder of an adapter, this is a further
+            stage of it: with LoRA the adapter itself is trained on, for full fine-tuning it is merged first.
         seed: seed of row order, adapter and dropout.
         fresh: throw earlier work in `out` away first.
         progress: is told the optimiser steps done and their total.
@@ -65,13 +65,14 @@ def train_sft(
 
     Raises:
         InputError: no question has a response, a row exceeds the model's positions (names them), an image or entry is missing.
+            Or the model given is not the one that `base_spec` names; or the adapter was made with other LoRA settings.
         RunError: the folder holds work made from other settings or inputs.
         ModelError: the loss stopped being a number, or the model's parts are unknown.
     """
     kept = [question for question in questions if question.response is not None]
     if not kept:
         raise InputError(f"none of {len(questions)} questions has a response to train on", "Run `dcr2ad instruct` first")
-    before = trained_folder(base_spec)
+    start = start_from(vlm, base_spec)
     work = StageWork(
         stage="sft",
         settings=settings,
@@ -79,13 +80,13 @@ def train_sft(
         inputs={
             "questions": digest_records(kept),
             "knowledge": knowledge_base.digest,
-            "model": model_digest(vlm.model),
+            **start.digests,
         },
-        base=base_spec,
+        base=start.base,
         seed=seed,
         fresh=fresh,
-        adapter=None,
-        train_images=lambda: train_images(kept, read_trained(before) if before else None),
+        adapter=start.adapter,
+        train_images=lambda: train_images(kept, start.trained),
         dropped=dict(Counter("no response" for question in questions if question.response is None)),
     )
     return run_stage(vlm, _Sft(vlm, kept, knowledge_base), work, progress)
