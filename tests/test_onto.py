@@ -15,6 +15,7 @@ from dcr2ad.datasets.drawn import draw_part
 from dcr2ad.datasets.folder import read_folder
 from dcr2ad.datasets.foreground import estimate_foreground, estimate_light
 from dcr2ad.datasets.onto import DRAWN, draw_planned, plan_defects, write_onto
+from dcr2ad.datasets.two_tone import two_levels
 from dcr2ad.errors import ImageError, InputError
 from dcr2ad.images import load_image, load_mask
 from dcr2ad.knowledge import KnowledgeBase
@@ -208,3 +209,30 @@ def test_a_contact_sheet_holds_picture_and_outlined_mask() -> None:
     assert sheet.size == (120, 152)
     red = (np.asarray(sheet) == (220, 30, 30)).all(axis=2)
     assert red.any() and not red[:, :60].any()
+
+
+@pytest.mark.parametrize("kind", DEFECT_KINDS)
+def test_a_picture_of_two_levels_keeps_them(kind: str) -> None:
+    """A camera that binarises shows no half-tones of a defect either."""
+    tracks = np.full((200, 200), 5, dtype=np.uint8)
+    tracks[20:180:40] = tracks[21:180:40] = tracks[22:180:40] = tracks[:, 60:72] = 250
+    board, drawn = Image.fromarray(np.stack([tracks] * 3, axis=2)), 0
+    for seed in range(6):
+        try:
+            picture, mask = draw_defect(board, kind, seed=seed)
+        except ImageError:
+            continue  # a chip wants an outline
+        after = np.asarray(picture)
+        assert set(np.unique(after)) <= {5, 250}
+        assert np.array_equal((after != np.asarray(board)).any(axis=2), mask)
+        drawn += bool(mask.any())
+    assert drawn or kind in {"chip", "scratch", "dent", "discolouration"}  # pale ones do not cross over: none is drawn
+
+
+def test_only_two_far_levels_make_a_picture_two_toned() -> None:
+    noise = np.random.default_rng(0).integers(0, 12, (64, 64))
+    board = np.where(np.arange(64) % 8 < 4, 235, 4)[None] + noise
+    found = two_levels(Image.fromarray(board.astype(np.uint8)).convert("RGB"))
+    assert found is not None and abs(found[0] - 9) <= 3 and abs(found[1] - 240) <= 3
+    for other in (np.full((64, 64), 128), np.linspace(0, 255, 64)[None].repeat(64, axis=0), 120 + noise):
+        assert two_levels(Image.fromarray(other.astype(np.uint8)).convert("RGB")) is None

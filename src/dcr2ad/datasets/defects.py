@@ -23,6 +23,7 @@ from PIL import Image
 from dcr2ad.datasets import broken, marks, patterns
 from dcr2ad.datasets.foreground import estimate_foreground, estimate_light, has_outline, reduced
 from dcr2ad.datasets.surface import Layer, Surface, box_mean, smoothed
+from dcr2ad.datasets.two_tone import binarised, two_levels
 from dcr2ad.errors import ImageError, UnknownNameError
 
 WINDOW = 768
@@ -91,6 +92,7 @@ def draw_defect(
 
     Returns:
         the new image and the mask, boolean, shape ``(height, width)``: the defect's extent. No pixel outside it was changed.
+        On a picture of two grey levels the defect has these as well, and the mask is empty where none of it crosses over.
 
     Raises:
         UnknownNameError: no such kind.
@@ -120,7 +122,9 @@ def draw_defect(
     colour = np.clip(layer.colour, 0, 1)
     if np.ptp(np.asarray(coarse, dtype=np.float64), axis=2).mean() < 2.5:  # a grey camera sees no coloured dirt
         colour = np.broadcast_to(colour.mean(axis=2, keepdims=True), colour.shape)
-    return _laid_on(photograph, opacity[..., None] * (colour - surface.rgb), opacity, box)
+    picture, mask = _laid_on(photograph, opacity[..., None] * (colour - surface.rgb), opacity, box)
+    levels = two_levels(photograph)
+    return binarised(photograph, picture, mask, levels) if levels else (picture, mask)
 
 
 def check_size(size: tuple[int, int]) -> None:
