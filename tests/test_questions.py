@@ -270,3 +270,35 @@ def test_real_mini_gives_every_subtask_and_drops_only_with_known_reasons(base: K
     }
     defective = sum(s.is_anomalous for s in samples)
     assert 0.9 * defective < questions[Subtask.CLASSIFICATION] <= defective
+
+
+def test_hard_questions_offer_what_the_object_can_have(base: KnowledgeBase) -> None:
+    """Otherwise the object's name rules most options out, and a reader learns the object instead of the defect."""
+    kinds = {
+        ("mtd", "magnetic tile"): ("crack", "blowhole", "break", "fray", "uneven"),
+        ("deeppcb", "printed circuit board"): ("open", "short", "mousebite", "spur", "spurious_copper"),
+    }
+    made = [
+        Sample(id=f"{name}{kind}{n}", image="x", dataset=dataset, object=name, defect=kind, is_anomalous=True)
+        for (dataset, name), own in kinds.items()
+        for kind in own
+        for n in range(6)
+    ]
+    samples = list(with_knowledge(made, base))
+    own_keys: dict[str, set[str]] = {}
+    for sample in samples:
+        own_keys.setdefault(sample.object, set()).add(str(sample.right_key))
+
+    def share(**how: object) -> float:
+        of_object = [
+            key in own_keys[question.sample.object]
+            for question in _all(base, samples, seed=3, **how)
+            if question.subtask in {Subtask.CLASSIFICATION, Subtask.ANALYSIS}
+            for place, key in enumerate(question.provenance["keys"].split())
+            if place != question.answer
+        ]
+        return sum(of_object) / len(of_object)
+
+    easy, mixed, hard = share(), share(hard_share=0.5), share(hard_share=1.0)
+    assert easy + 0.1 < mixed < hard - 0.1
+    assert hard > 0.9  # not all: a cause or effect that two kinds of the object share is no wrong option

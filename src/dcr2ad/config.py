@@ -49,6 +49,9 @@ class InstructSettings(Settings):
     """Share of questions answered directly, without reasoning, so that both modes are trained; not in the paper."""
     listed_share: float = Field(default=0.4, ge=0.0, le=1.0)
     """Share of questions whose prompt lists knowledge entries, as routed prompts do; not in the paper."""
+    hard_share: float = Field(default=0.0, ge=0.0, le=1.0)
+    """Share of questions about a defect whose wrong options are such as the object can have, which its name does not rule out;
+    not in the paper."""
     supported_only: bool = False
     """Whether questions are left out whose answer the expert's findings do not carry (`dcr2ad.evidence`); not in the paper."""
     teacher: str = "builtin"
@@ -130,6 +133,9 @@ class SynthesizeSettings(Settings):
 
     candidates: int = Field(default=4, ge=2)
     """Entries listed in the prompt, the right and the wrong one among them; the paper says "several"."""
+    hard_share: float = Field(default=0.0, ge=0.0, le=1.0)
+    """Share of questions about a defect whose wrong options are such as the object can have, which its name does not rule out;
+    not in the paper."""
     supported_only: bool = False
     """Whether questions are left out whose answer the expert's findings do not carry (`dcr2ad.evidence`); not in the paper."""
     teacher: str = "builtin"

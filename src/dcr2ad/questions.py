@@ -64,6 +64,8 @@ class QuestionMaker:
             that an option's text alone says little about whether it is right.
         seed: seed.
         wording: templates.
+        hard_share: share of the questions about a defect whose wrong options are such as this object can have, as all are in
+            measuring; those of the others are what is right anywhere in the data, of which the object rules out most.
         measuring: make questions to measure with: wrong kinds of defect are such as this object can have, not such as occur
             on any object of the data, which its name would rule out; labels that name no kind are not asked about; and no
             question has more than the five options that MMAD's own scorer reads. Otherwise questions are left out whose answer
@@ -77,11 +79,13 @@ class QuestionMaker:
         *,
         seed: int = 0,
         wording: QuestionWording = INSTRUCT_WORDING,
+        hard_share: float = 0.0,
         measuring: bool = False,
     ) -> None:
         self._base = knowledge_base
         self._seed = seed
         self._wording = wording
+        self._hard_share = hard_share
         self._measuring = measuring
         self.balance = OptionBalance()
         samples = list(samples)
@@ -211,7 +215,8 @@ class QuestionMaker:
             "effect": self._wording.effect,
             "cause": self._wording.cause,
         }
-        near, rivals = self._rivals.tiers(entry, sample)
+        hard = not self._measuring and random.Random(f"{self._seed}/{sample.id}/{subtask}/hard").random() < self._hard_share
+        near, rivals = self._rivals.tiers(entry, sample, of_object=hard)
         draft = self._choice(subtask, rng.choice(templates[kind]), kind, sample, entry, rivals, near, rng)
         # Data of few kinds has the same ones right again and again; and half of any kind's questions stay.
         spare = not self._measuring and len(self._rivals.kinds) > 4 and rng.random() < 0.5

@@ -47,10 +47,15 @@ class Rivals:
         """Keys of all entries."""
         return self._words.keys()
 
-    def tiers(self, entry: KnowledgeEntry, sample: Sample) -> tuple[set[str], Iterator[list[KnowledgeEntry]]]:
-        """Keys of what is most alike, look-alikes and the object's own; and rivals of `entry`, tier by tier."""
+    def tiers(
+        self, entry: KnowledgeEntry, sample: Sample, *, of_object: bool = False
+    ) -> tuple[set[str], Iterator[list[KnowledgeEntry]]]:
+        """Keys of what is most alike, look-alikes and the object's own; and rivals of `entry`, tier by tier.
+
+        `of_object`: the first tiers hold what this object can have, as they always do in measuring.
+        """
         near = {other.key for other, _ in self._base.look_alikes(entry.key)} | set(self.of_object.get(sample.object, ()))
-        keyed = self._plausible_keys(sample, near) if self._measuring else (self._of_data, near, self.known)
+        keyed = self._plausible_keys(sample, near) if self._measuring or of_object else (self._of_data, near, self.known)
         return near, ([other for other in self.entries(keys) if self._is_rival(other, entry, sample)] for keys in keyed)
 
     def entries(self, keys: Iterable[str]) -> list[KnowledgeEntry]:

@@ -95,6 +95,7 @@ class Build:
         direct_share: float = 0.0,
         listed_share: float = 0.0,
         supported_only: bool = False,
+        hard_share: float = 0.0,
         forbidden: Forbidden | None = None,
         planned: Sequence[Planned] = (),
     ) -> None:
@@ -107,7 +108,9 @@ class Build:
         measuring = wording is BENCHMARK_WORDING
         # A small benchmark still offers the kinds of defect that the whole data holds.
         known = every if measuring else self._samples
-        self._maker = QuestionMaker(knowledge_base, known, seed=seed, wording=wording, measuring=measuring)
+        self._maker = QuestionMaker(
+            knowledge_base, known, seed=seed, wording=wording, hard_share=hard_share, measuring=measuring
+        )
         self._seed = seed
         self._expert = expert
         self._teacher = teacher

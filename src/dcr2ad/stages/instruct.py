@@ -79,6 +79,7 @@ def build_instructions(
         direct_share=settings.direct_share,
         listed_share=settings.listed_share,
         supported_only=settings.supported_only,
+        hard_share=settings.hard_share,
         forbidden=forbidden,
         planned=planned,
     ).run(Path(out), "instruct", settings.model_dump(mode="json"), fresh, progress)
