@@ -198,6 +198,12 @@ def test_questions_that_the_findings_do_not_carry_can_be_left_out(drawn: Path, t
         assert max(letters) - min(letters) <= 2 * len(Subtask)
 
 
+def test_some_sub_tasks_alone_can_be_asked_about(drawn: Path, tmp_path: Path) -> None:
+    wanted = (Subtask.ANALYSIS, Subtask.LOCALIZATION)
+    summary = _build(drawn, tmp_path, subtasks=[subtask.value for subtask in wanted])
+    assert set(summary.subtasks) == {subtask.value for subtask in wanted}
+
+
 def test_bad_settings_are_refused(drawn: Path, tmp_path: Path) -> None:
     with pytest.raises(UnknownNameError, match="no teacher"):
         build_instructions(drawn, tmp_path / "a", BASE, InstructSettings(teacher="gpt"), seed=0)

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from dcr2ad.errors import RecordError
-from dcr2ad.types import Answering, Context, EvalProtocol, RouteMode
+from dcr2ad.types import Answering, Context, EvalProtocol, RouteMode, Subtask
 
 
 class Settings(BaseModel):
@@ -49,6 +49,8 @@ class InstructSettings(Settings):
     """Share of questions answered directly, without reasoning, so that both modes are trained; not in the paper."""
     listed_share: float = Field(default=0.4, ge=0.0, le=1.0)
     """Share of questions whose prompt lists knowledge entries, as routed prompts do; not in the paper."""
+    subtasks: tuple[Subtask, ...] = ()
+    """Sub-tasks asked about, by MMAD's names; empty for all that an image has (Appendix B.1)."""
     hard_share: float = Field(default=0.0, ge=0.0, le=1.0)
     """Share of questions about a defect whose wrong options are such as the object can have, which its name does not rule out;
     not in the paper."""
@@ -133,11 +135,6 @@ class SynthesizeSettings(Settings):
 
     candidates: int = Field(default=4, ge=2)
     """Entries listed in the prompt, the right and the wrong one among them; the paper says "several"."""
-    hard_share: float = Field(default=0.0, ge=0.0, le=1.0)
-    """Share of questions about a defect whose wrong options are such as the object can have, which its name does not rule out;
-    not in the paper."""
-    supported_only: bool = False
-    """Whether questions are left out whose answer the expert's findings do not carry (`dcr2ad.evidence`); not in the paper."""
     teacher: str = "builtin"
     """``builtin`` or ``openai:MODEL@URL``; the paper uses annotators."""
     length_ratio: float = 0.2

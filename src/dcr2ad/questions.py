@@ -66,6 +66,7 @@ class QuestionMaker:
         wording: templates.
         hard_share: share of the questions about a defect whose wrong options are such as this object can have, as all are in
             measuring; those of the others are what is right anywhere in the data, of which the object rules out most.
+        subtasks: what is asked about; empty for all.
         measuring: make questions to measure with: wrong kinds of defect are such as this object can have, not such as occur
             on any object of the data, which its name would rule out; labels that name no kind are not asked about; and no
             question has more than the five options that MMAD's own scorer reads. Otherwise questions are left out whose answer
@@ -80,12 +81,14 @@ class QuestionMaker:
         seed: int = 0,
         wording: QuestionWording = INSTRUCT_WORDING,
         hard_share: float = 0.0,
+        subtasks: Sequence[Subtask] = (),
         measuring: bool = False,
     ) -> None:
         self._base = knowledge_base
         self._seed = seed
         self._wording = wording
         self._hard_share = hard_share
+        self._subtasks = frozenset(subtasks or Subtask)
         self._measuring = measuring
         self.balance = OptionBalance()
         samples = list(samples)
@@ -108,6 +111,8 @@ class QuestionMaker:
         questions: list[Question] = []
         rejected: list[Rejected] = []
         for subtask in _asked(sample):
+            if subtask not in self._subtasks:
+                continue
             rng = random.Random(f"{self._seed}/{self._wording.name}/{sample.id}/{subtask}")
             if sample.id in self._spared.get(subtask, ()):
                 rejected.append(Rejected(sample=sample.id, subtask=subtask, reason=TOO_OFTEN))

@@ -33,7 +33,7 @@ from dcr2ad.questions import QuestionMaker, Rejected
 from dcr2ad.routing import LISTED
 from dcr2ad.stages.findings import InspectsTraceably, inspect_sample
 from dcr2ad.teacher import Teacher, direct_answer
-from dcr2ad.types import Question, Record, Sample, Trajectory
+from dcr2ad.types import Question, Record, Sample, Subtask, Trajectory
 from dcr2ad.verify import check_response
 from dcr2ad.wordings import BENCHMARK_WORDING, QuestionWording
 
@@ -96,6 +96,7 @@ class Build:
         listed_share: float = 0.0,
         supported_only: bool = False,
         hard_share: float = 0.0,
+        subtasks: Sequence[Subtask] = (),
         forbidden: Forbidden | None = None,
         planned: Sequence[Planned] = (),
     ) -> None:
@@ -109,7 +110,13 @@ class Build:
         # A small benchmark still offers the kinds of defect that the whole data holds.
         known = every if measuring else self._samples
         self._maker = QuestionMaker(
-            knowledge_base, known, seed=seed, wording=wording, hard_share=hard_share, measuring=measuring
+            knowledge_base,
+            known,
+            seed=seed,
+            wording=wording,
+            hard_share=hard_share,
+            subtasks=subtasks,
+            measuring=measuring,
         )
         self._seed = seed
         self._expert = expert

@@ -80,6 +80,7 @@ def build_instructions(
         listed_share=settings.listed_share,
         supported_only=settings.supported_only,
         hard_share=settings.hard_share,
+        subtasks=settings.subtasks,
         forbidden=forbidden,
         planned=planned,
     ).run(Path(out), "instruct", settings.model_dump(mode="json"), fresh, progress)
