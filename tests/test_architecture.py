@@ -35,6 +35,7 @@ LAYERS: dict[str, int] = {
     "datasets": 2,
     "deception": 2,
     "endpoint_teacher": 2,
+    "evidence": 2,
     "expert": 2,
     "kind_names": 2,
     "kinds": 2,
@@ -170,6 +171,32 @@ def test_the_command_imports_nothing_heavy() -> None:
     done = run("-c", f"import sys, dcr2ad.cli; print([name for name in {heavy!r} if name in sys.modules])")
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "[]"
+
+
+def test_what_runs_no_language_model_does_not_wait_for_transformers() -> None:
+    modules = "dcr2ad.expert, dcr2ad.models.sentence, dcr2ad.stages.diagnose"
+    done = run("-c", f"import sys, {modules}; print([name for name in ('transformers', 'peft') if name in sys.modules])")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_first_model_leaves_the_garbage_collector_as_it_was() -> None:
+    """Off while transformers is imported, which it would take a sixth longer; what was imported is not looked at again."""
+    script = """
+import gc, sys
+from dcr2ad.errors import ModelError
+from dcr2ad.models.base import open_model
+for collecting in (sys.argv[1] == "on",) * 2:
+    gc.enable() if collecting else gc.disable()
+    try:
+        open_model("hf:no such folder")
+    except ModelError:
+        print(gc.isenabled(), gc.get_freeze_count() > 100_000)
+"""
+    done = run("-c", script, "on")
+    assert done.stdout.split() == ["True", "True"] * 2, done.stderr
+    done = run("-c", script, "off")
+    assert done.stdout.split() == ["False", "False"] * 2, done.stderr
 
 
 @needs_command

@@ -390,6 +390,10 @@ def test_plain_lora_is_merged_without_peft_to_the_same_bits(
     monkeypatch.setattr("dcr2ad.models.adapters.with_adapter", None)
     merged = merge_for_inference(load(model).model, plain).state_dict()
     assert set(merged) == set(by_peft[plain]) and all(torch.equal(by_peft[plain][key], value) for key, value in merged.items())
+    rounded = merge_for_inference(load(model).model, plain, kept_in=torch.bfloat16)
+    assert {value.dtype for value in rounded.state_dict().values()} > {torch.bfloat16}, "what has changed is rounded, no other"
+    halved = rounded.to(torch.bfloat16).state_dict()
+    assert all(torch.equal(by_peft[plain][key].to(torch.bfloat16), value) for key, value in halved.items())
 
 
 def test_a_packed_adapter_is_half_the_size_and_says_nearly_the_same(internvl: Path, tmp_path: Path, folder: Path) -> None:

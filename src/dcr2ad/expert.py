@@ -26,8 +26,8 @@ from dcr2ad.errors import InputError
 from dcr2ad.images import content_digest, load_image
 from dcr2ad.kinds import Gallery, hot_features
 from dcr2ad.models.nano import NAME, build_nano
+from dcr2ad.models.placement import cpu_has_bfloat16
 from dcr2ad.models.tower import PATCH, VisionTower, load_vision_tower, to_pixels
-from dcr2ad.models.vlm import cpu_has_bfloat16
 from dcr2ad.regions import cell_scores, connected, elongation, tone
 from dcr2ad.types import ExpertFindings, KindGuess
 

@@ -11,13 +11,16 @@ import re
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, ValidationError
 
 from dcr2ad.artifacts import write_text
 from dcr2ad.errors import ModelError
 from dcr2ad.types import Record, RouteMode, RoutingCalibration
+
+if TYPE_CHECKING:
+    import torch
 
 MARKER = "dcr2ad.json"
 """File that makes a folder a trained model."""
@@ -109,23 +112,25 @@ def adapter_of(spec: str) -> TrainedModel | None:
     return trained if trained.kind == "adapter" else None
 
 
-def merge_for_inference(model: Any, folder: str | Path) -> Any:
+def merge_for_inference(model: Any, folder: str | Path, *, kept_in: torch.dtype | None = None) -> Any:
     """The model with an adapter merged into its weights; ready for inference, no peft left in it.
 
     Args:
         model: the adapter's base model; changed in place.
         folder: folder of a trained adapter.
+        kept_in: the type that the caller will turn the model to, so that each weight is rounded to it while it is at hand;
+            sums are taken in the type the weights have, and what is not changed, or changed by peft, keeps that type.
 
     Raises:
         ModelError: no adapter there, or it does not fit the model.
     """
     folder = Path(folder)
-    if not _merge_plain(model, folder):
+    if not _merge_plain(model, folder, kept_in):
         model = with_adapter(model, folder, trainable=False).merge_and_unload()
     return model.eval().requires_grad_(False)
 
 
-def _merge_plain(model: Any, folder: Path) -> bool:
+def _merge_plain(model: Any, folder: Path, kept_in: torch.dtype | None) -> bool:
     """Add a plain LoRA adapter to the weights as peft does, bit for bit; False, and nothing changed, where it is anything else.
 
     peft's import and wrapping of every layer would be half of the time until a small model is loaded. What is not plain, does
@@ -156,7 +161,11 @@ def _merge_plain(model: Any, folder: Path) -> bool:
         for layer in layers:
             up, down = (state[f"{layer}.lora_{factor}.weight"].float() for factor in "BA")
             weight = parameters[f"{layer}.weight"]
-            weight += ((up @ down) * (config["lora_alpha"] / config["r"])).to(weight)
+            change = (up @ down).mul_(config["lora_alpha"] / config["r"]).to(weight)
+            if kept_in is None:
+                weight += change
+            else:  # not in place, where each page of the file that the weights are mapped from would first be copied
+                weight.data = change.add_(weight).to(kept_in)
         for name in kept:
             parameters[name].copy_(state[name])
     return True

@@ -6,10 +6,12 @@ never makes a value up. Reads prompts; returns completions and log-probabilities
 
 from __future__ import annotations
 
+import gc
 import math
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
-from typing import Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 from pydantic import Field
 
@@ -17,6 +19,9 @@ from dcr2ad.errors import CannotScoreError, UnknownNameError
 from dcr2ad.models.shipped import is_nano
 from dcr2ad.parsing import LETTERS
 from dcr2ad.types import Completion, OptionScores, Prompt, Record, RouteMode, RoutingCalibration, Sampling
+
+if TYPE_CHECKING:
+    from dcr2ad.models.hf import HFModel
 
 
 class ModelInfo(Record):
@@ -156,10 +161,26 @@ def open_model(spec: str, *, precision: Literal["fp32", "auto"] = "fp32") -> Cha
 
         return EndpointModel.from_spec(spec)
     if is_nano(spec) or spec.startswith("hf:") or Path(spec).is_dir():
-        from dcr2ad.models.hf import HFModel
-
-        return HFModel.open(spec, precision=precision)
+        return _in_process().open(spec, precision=precision)
     raise UnknownNameError(f"no model named {spec!r}", "Use nano, hf:PATH, openai:MODEL@URL or the folder of a trained model")
+
+
+@cache
+def _in_process() -> type[HFModel]:
+    """The class of models that run here, imported without the garbage collector.
+
+    transformers makes hundreds of thousands of objects, and they stay: the collector would go through them again and again, a
+    sixth of the time of the import, and once more in every full collection after it. So it waits, and leaves them alone after.
+    """
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        from dcr2ad.models.hf import HFModel
+    finally:
+        if collecting:
+            gc.freeze()
+            gc.enable()
+    return HFModel
 
 
 def _logsumexp(values: Sequence[float]) -> float:

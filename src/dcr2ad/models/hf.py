@@ -22,10 +22,11 @@ from dcr2ad.artifacts import digest_file
 from dcr2ad.errors import Dcr2adError
 from dcr2ad.models.adapters import MARKER, adapter_of, merge_for_inference, read_trained
 from dcr2ad.models.base import ModelInfo
+from dcr2ad.models.placement import cpu_has_bfloat16
 from dcr2ad.models.prefix import PrefixRunner
 from dcr2ad.models.search import Trie, TrieSearch
 from dcr2ad.models.shipped import adapter_folder, is_nano
-from dcr2ad.models.vlm import TokenizedPrompt, VisionLanguageModel, cpu_has_bfloat16
+from dcr2ad.models.vlm import TokenizedPrompt, VisionLanguageModel
 from dcr2ad.types import Completion, OptionScores, Prompt, Sampling
 
 KEPT_OPTIONS = 4096
@@ -60,10 +61,11 @@ class HFModel:
         """
         folder, adapters, digest = resolve(spec)
         vlm = VisionLanguageModel.load(folder)
-        for adapter in adapters:
-            vlm.model = merge_for_inference(vlm.model, adapter)
-        if precision == "auto" and vlm.device.type == "cpu" and cpu_has_bfloat16():
-            vlm.model.to(torch.bfloat16)
+        half = torch.bfloat16 if precision == "auto" and vlm.device.type == "cpu" and cpu_has_bfloat16() else None
+        for place, adapter in enumerate(adapters, 1):
+            vlm.model = merge_for_inference(vlm.model, adapter, kept_in=half if place == len(adapters) else None)
+        if half:
+            vlm.model.to(half)
         return cls(vlm, name=spec, digest=digest)
 
     @classmethod

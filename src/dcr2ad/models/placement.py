@@ -1,6 +1,7 @@
-"""Where a model's weights go, by what the machine has and what the launcher asks for.
+"""Where a model's weights go and in which type, by what the machine has and what the launcher asks for.
 
-Reads the environment that `accelerate launch` and `torchrun` set; returns names of devices. Knows nothing about models.
+Reads the environment that `accelerate launch` and `torchrun` set; returns names of devices. Knows nothing about models, and
+imports torch alone, so that what computes without a language model never waits for transformers.
 """
 
 from __future__ import annotations
@@ -23,3 +24,8 @@ def asks_for(plugin: str) -> bool:
 def loading_device() -> str:
     """Device weights are loaded to: the CPU where they will be divided among processes, since no GPU may hold all of them."""
     return "cpu" if asks_for("FSDP") else computing_device()
+
+
+def cpu_has_bfloat16() -> bool:
+    """Whether this CPU multiplies in bfloat16 (AVX-512 BF16 or AMX); one that only emulates it is several times slower so."""
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())

@@ -17,7 +17,7 @@ import torch
 from torch.nn import functional
 
 from dcr2ad.errors import ModelError
-from dcr2ad.models.vlm import cpu_has_bfloat16
+from dcr2ad.models.placement import cpu_has_bfloat16
 
 MOST_TOKENS = 256
 """What the model was trained to read; the rest of a longer text is cut."""

@@ -295,11 +295,6 @@ class VisionLanguageModel:
         return hasattr(self._core, "get_rope_index")
 
 
-def cpu_has_bfloat16() -> bool:
-    """Whether this CPU multiplies in bfloat16 (AVX-512 BF16 or AMX); one that only emulates it is several times slower so."""
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
-
-
 def load_processor(folder: Path) -> Any:
     """A model's processor, without torchvision.
 

@@ -22,8 +22,9 @@ from dcr2ad.artifacts import digest_file, digest_json, versions, write_text
 from dcr2ad.config import TrainSettings
 from dcr2ad.errors import InputError, ModelError
 from dcr2ad.models.adapters import MARKER, TrainedModel, lies_in, merge_for_inference, with_adapter
+from dcr2ad.models.placement import cpu_has_bfloat16
 from dcr2ad.models.projected import PROJECTORS
-from dcr2ad.models.vlm import VisionLanguageModel, cpu_has_bfloat16
+from dcr2ad.models.vlm import VisionLanguageModel
 
 FEATURE_BYTES = 512 * 1024 * 1024
 """Image features kept in training with a frozen tower: every epoch asks for all of them again."""
