@@ -32,6 +32,7 @@ LAYERS: dict[str, int] = {
     "pairing": 2,
     "parsing": 1,
     "places": 1,
+    "record_file": 1,
     "datasets": 2,
     "deception": 2,
     "endpoint_teacher": 2,

@@ -106,3 +106,29 @@ def test_calibration_by_hand() -> None:
     rows = [prediction(1, True, probabilities=(0.8, 0.2)), prediction(2, False, probabilities=(0.8, 0.2))]
     assert metrics.calibration_error(rows) == pytest.approx(30)
     assert metrics.calibration_error([prediction(1, True)]) is None
+
+
+def test_tables_are_the_figures_of_each_group_alone_and_one_pass_is_enough() -> None:
+    rng, rows = np.random.default_rng(0), []
+    for i in range(200):
+        subtask = list(Subtask)[int(rng.integers(7))]
+        row = prediction(
+            i // 3, bool(rng.random() < 0.6), subtask=subtask, anomalous=bool(rng.random() < 0.5), dataset=f"d{i % 4}"
+        )
+        rows.append(row.model_copy(update={"object": f"o{i % 5}"}))
+    table = metrics.group_table(iter(rows), lambda p: f"{p.dataset}/{p.object}")
+    for name, found in table.items():
+        own = [p for p in rows if f"{p.dataset}/{p.object}" == name]
+        assert found == {s.value: metrics.subtask_accuracy(own, s) for s in Subtask if any(p.subtask == s for p in own)}
+    assert list(table) == sorted({f"{p.dataset}/{p.object}" for p in rows})
+    assert metrics.intervals(iter(rows)) == metrics.intervals(rows)
+    assert metrics.calibration_error(iter(rows)) == metrics.calibration_error(rows)
+
+
+def test_resamples_do_not_depend_on_how_many_are_drawn_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [prediction(i // 2, i % 3 > 0, subtask=list(Subtask)[i % 7], dataset=f"d{i % 2}") for i in range(90)]
+    found = []
+    for numbers in (1, 45 * 7, 2**18):
+        monkeypatch.setattr("dcr2ad.metrics._DRAWN", numbers)
+        found.append((metrics.intervals(rows), metrics.paired_differences(rows, rows[:45] + rows[45:])))
+    assert found[0] == found[1] == found[2]

@@ -78,12 +78,18 @@ def write_text(path: str | Path, text: str) -> None:
 
 def write_bytes(path: str | Path, data: bytes) -> None:
     """As `write_text`, for bytes."""
-    path = Path(path)
+    with _replaced(Path(path)) as file:
+        file.write(data)
+
+
+@contextlib.contextmanager
+def _replaced(path: Path) -> Iterator[IO[bytes]]:
+    """A file to write that takes the place of `path` at the end, and only if nothing went wrong."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -102,23 +108,32 @@ def read_records(path: str | Path, kind: type[T]) -> Iterator[T]:
         raise RecordError(f"no such file: {path}", "Run the stage that writes it, or check the path")
     with path.open(encoding="utf-8", errors="replace") as file:
         for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            try:
-                yield kind.model_validate_json(line)
-            except ValidationError as error:
-                first = error.errors()[0]
-                where = ".".join(str(part) for part in first["loc"]) or "the line"
-                raise RecordError(
-                    f"{path}:{number}: {where}: {first['msg']}", f"Each line must be one {kind.__name__}"
-                ) from None
+            if line.strip():
+                yield read_record(line, kind, f"{path}:{number}")
+
+
+def read_record(line: str, kind: type[T], place: str) -> T:
+    """The record of one line.
+
+    Raises:
+        RecordError: it is no such record; names the `place`, a file and line.
+    """
+    try:
+        return kind.model_validate_json(line)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the line"
+        raise RecordError(f"{place}: {where}: {first['msg']}", f"Each line must be one {kind.__name__}") from None
 
 
 def write_records(path: str | Path, records: Iterable[BaseModel]) -> int:
-    """Write a whole JSONL file in one step; returns the number of records."""
-    lines = [record.model_dump_json() for record in records]
-    write_text(path, "".join(line + "\n" for line in lines))
-    return len(lines)
+    """Write a whole JSONL file in one step, one record in memory at a time; returns the number of records."""
+    count = 0
+    with _replaced(Path(path)) as file:
+        for record in records:
+            file.write(f"{record.model_dump_json()}\n".encode())
+            count += 1
+    return count
 
 
 class RecordWriter:

@@ -52,6 +52,8 @@ HOT_SHARE = 0.6
 """A patch is hot when it passes the threshold and this share of the peak: a strong defect's halo is not the defect."""
 GRID = FINE // PATCH
 """Side of the anomaly map in patches."""
+KEPT_IN_ORDER = 16
+"""Images whose features are enough to keep where neighbours share references: a part's, and those of up to 15 references."""
 _CACHE_VERSION = "expert-v1"
 
 
@@ -73,7 +75,7 @@ class Expert:
     Args:
         folder: a built nano folder; built into the ordinary cache when None.
         cache_dir: folder to keep features in between runs as well; none when None.
-        keep: images whose features stay in memory (about 2 MB each).
+        keep: images whose features stay in memory (about 2 MB each); `KEPT_IN_ORDER` where parts come by reference.
         gallery: tells the kinds a hot spot looks like; findings name none when None.
         precision: ``fp32``, as every published figure and all training data; ``auto`` computes the features in bfloat16 where
             the processor has units for it, which moves a score by 0.05 at most (docs/nano.md).

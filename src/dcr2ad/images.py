@@ -6,8 +6,10 @@ decoded. Knows nothing about models, masks' meaning or data sets. Not in the pap
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import warnings
+from collections.abc import Iterable
 from io import BytesIO
 from pathlib import Path
 
@@ -24,17 +26,24 @@ MIN_SIDE = 16
 """Smaller images show nothing a model could judge: one patch is 14 pixels."""
 KEPT_BYTES = 96 * 1024 * 1024
 """Decoded images kept at most: the expert, the model and the page look at the same few photographs one after the other."""
+_BYTES_A_PIXEL = 4
+"""Pillow keeps an RGB pixel in four bytes."""
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
 """File names that count as images when a folder is read."""
 
 _decoded = ByteCache(KEPT_BYTES)
 
 
-def load_image(path: str | Path, *, min_side: int = MIN_SIDE) -> Image.Image:
+def load_image(path: str | Path, *, min_side: int = MIN_SIDE, keep: bool = True) -> Image.Image:
     """Open an image as upright 8-bit RGB; the last ones are kept, and a file that changed is read again.
 
     16-bit and 32-bit grey levels are scaled linearly over the type's full range, CMYK and palettes converted, transparency
     laid on white, EXIF rotation applied, and of an animation the first frame taken.
+
+    Args:
+        path: the file.
+        min_side: pixels a side has at least.
+        keep: whether it may be looked at again soon.
 
     Raises:
         ImageError: missing, empty, truncated, not an image, under `min_side` or over `MAX_PIXELS`.
@@ -50,10 +59,17 @@ def load_image(path: str | Path, *, min_side: int = MIN_SIDE) -> Image.Image:
     image = _decoded.get(key)
     if image is None:
         image = _decode(path, min_side)
-        if (size := 3 * image.width * image.height) <= KEPT_BYTES:
+        if keep and (size := _BYTES_A_PIXEL * image.width * image.height) <= KEPT_BYTES:
             _decoded.put(key, image, size)
     _check_size(path, image.size, min_side)
     return image.copy()
+
+
+def forget_images(paths: Iterable[str | Path]) -> None:
+    """Let go of decoded images that will hardly be looked at again."""
+    for path in paths:
+        with contextlib.suppress(ImageError):  # gone meanwhile; what was kept of it goes when room is needed
+            _decoded.drop(file_key(path))
 
 
 def file_key(path: str | Path) -> tuple[str, int, int]:

@@ -68,7 +68,7 @@ def hash_file(path: str | Path) -> str:
     Raises:
         ImageError: it cannot be read.
     """
-    return perceptual_hash(load_image(path, min_side=1))
+    return perceptual_hash(load_image(path, min_side=1, keep=False))
 
 
 class Forbidden:

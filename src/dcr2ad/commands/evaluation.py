@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from dcr2ad import console
-from dcr2ad.artifacts import digest_file, read_records, write_text
+from dcr2ad.artifacts import digest_file, write_text
 from dcr2ad.commands.common import load_knowledge, must_exist, print_counts, say
 from dcr2ad.datasets.mmad import is_mmad, read_mmad, unknown_version
 from dcr2ad.errors import InputError
 from dcr2ad.knowledge.base import KnowledgeBase
 from dcr2ad.prompts import DEFAULT_WORDING, load_wording
+from dcr2ad.record_file import RecordFile
 from dcr2ad.types import EvalProtocol, EvalReport, Question
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ def run_evaluate(
         raise InputError("--workers makes shards of its own", "Leave --shard out")
     rows = _questions(questions, images, base, templates)
     notes = [note for note in [unknown_version(questions, digest_file(questions))] if note]
-    from dcr2ad.expert import Expert
+    from dcr2ad.expert import KEPT_IN_ORDER, Expert
     from dcr2ad.models.base import open_model
     from dcr2ad.stages.evaluate import evaluate
     from dcr2ad.stages.overlap import training_overlap
@@ -98,7 +99,7 @@ def run_evaluate(
     with console.progress("evaluate") as update:
         if opened is None:
             shards = shards_for(workers, len({q.sample.image for q in rows}))
-            work = Work(model, rows, base, asked, wording, inspects, leaks, notes, out, shards)
+            work = Work(model, list(rows), base, asked, wording, inspects, leaks, notes, out, shards)
             report = evaluate_on_workers(work, workers, fresh=fresh, progress=update)
         else:
             report = evaluate(
@@ -108,7 +109,7 @@ def run_evaluate(
                 asked,
                 out,
                 wording=wording,
-                expert=Expert() if inspects else None,
+                expert=Expert(keep=KEPT_IN_ORDER) if inspects else None,
                 shard=part,
                 leaks=leaks,
                 notes=notes,
@@ -176,17 +177,17 @@ def _shard(text: str) -> tuple[int, int]:
     return int(number), int(count)
 
 
-def _questions(path: Path, images: Path | None, base: KnowledgeBase, templates: str) -> list[Question]:
-    """Questions of one of our files, or of MMAD's; what is wrong with a copy of MMAD is said, by kind."""
+def _questions(path: Path, images: Path | None, base: KnowledgeBase, templates: str) -> RecordFile[Question]:
+    """Questions of one of our files, or of MMAD's, left on disk; what is wrong with a copy of MMAD is said, by kind."""
     if templates not in {"random", "similar"}:
         raise InputError(f"--templates {templates!r} is not known", "Use random or similar")
     if not is_mmad(path):
-        return list(read_records(path, Question))
+        return RecordFile(path, Question)
     reading = read_mmad(path, images, knowledge_base=base, templates="random" if templates == "random" else "similar")
     for why, count in Counter(fault.why.split(":")[0] for fault in reading.faults).items():
         first = next(fault.path for fault in reading.faults if fault.why.startswith(why))
         say(f"{path.name}: {why} ({count}, the first is {first})")
-    return list(reading.questions)
+    return RecordFile.of(reading.questions, Question)
 
 
 def _print_leaks(leaks: dict[str, Any]) -> None:

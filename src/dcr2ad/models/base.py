@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gc
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
@@ -93,6 +93,15 @@ class Searcher(Protocol):
             tolerance: probability, at most, of the continuations that are not read to their ends (`OptionScores.left`).
             sure: the likeliest so many are certain, in their order.
         """
+        ...
+
+
+@runtime_checkable
+class Forgets(Protocol):
+    """A model that keeps something of the images it was shown, and can let it go."""
+
+    def forget(self, images: Collection[str]) -> None:
+        """Free what is kept of images, given by path, that will hardly be shown again; shown again, they are read anew."""
         ...
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import Any, TypeVar
@@ -22,7 +22,7 @@ from pydantic import Field, ValidationError
 
 from dcr2ad.errors import CannotScoreError, Dcr2adError, ModelError, UnknownNameError
 from dcr2ad.models.base import ModelInfo
-from dcr2ad.models.wire import prompt_content
+from dcr2ad.models.wire import forget_urls, prompt_content
 from dcr2ad.types import Completion, OptionScores, Prompt, Record, Sampling
 
 TOP_LOGPROBS = 20
@@ -96,6 +96,10 @@ class EndpointModel:
     def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[Completion]]:
         """See `ChatModel.generate`; a failing request is a ``failed`` completion with the server's words."""
         return self._parallel(lambda prompt: self._complete(prompt, sampling), prompts)
+
+    def forget(self, images: Collection[str]) -> None:
+        """See `dcr2ad.models.base.Forgets`."""
+        forget_urls(images, self._settings.side)
 
     def score(self, prompts: Sequence[Prompt], options: Sequence[Sequence[str]]) -> list[OptionScores]:
         """Log-probabilities of continuations.

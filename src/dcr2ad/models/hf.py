@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import cached_property
 from itertools import groupby
 from pathlib import Path
@@ -149,6 +149,11 @@ class HFModel:
             tokens = tuple(search.trie.lengths.tolist())
             found.append(OptionScores(logprobs=tuple(logprobs), tokens=tokens, left=left))
         return found
+
+    def forget(self, images: Collection[str]) -> None:
+        """See `dcr2ad.models.base.Forgets`."""
+        self.vlm.forget_images(images)
+        self.runner.forget(images)
 
     def _trie(self, options: tuple[str, ...]) -> Trie:
         """The trie of continuations; that of the last ones is kept, with what searches over it learnt."""

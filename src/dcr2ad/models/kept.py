@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
@@ -33,6 +33,19 @@ class KeptPrefixes:
     def clear(self) -> None:
         """Forget all of them."""
         self._kept.clear()
+
+    def forget(self, images: Collection[str]) -> None:
+        """Cut prefixes back to what stands before the first of some images; of those without an image the last one stays."""
+        kept, self._kept = self._kept, OrderedDict()
+        for keys, cache in kept.items():
+            end = next((place for place, key in enumerate(keys) if key[1] in images), len(keys))
+            if keys[:end] in self._kept:
+                self._kept.move_to_end(keys[:end])
+            elif end:
+                self._kept[keys[:end]] = cache if end == len(keys) else _copy(cache, range(end))
+        bare = [keys for keys in self._kept if not any(image for _, image in keys)]
+        for keys in bare[:-1]:
+            del self._kept[keys]
 
     def shared(self, wanted: tuple[Key, ...]) -> int:
         """How many of the wanted tokens a kept prefix shares with them."""

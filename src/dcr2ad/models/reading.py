@@ -7,7 +7,7 @@ continuations: a 4-D mask keeps them apart (`dcr2ad.models.tree`), and images th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -39,6 +39,11 @@ class Reader:
         """Forget the kept prefixes."""
         self._cache = None
         self._prefixes.clear()
+
+    def forget(self, images: Collection[str]) -> None:
+        """Forget what was read of images; what stands before them stays."""
+        self._cache = None
+        self._prefixes.forget(images)
 
     def _enter(self, prompts: Sequence[TokenizedPrompt]) -> tuple[list[tuple[Key, ...]], int]:
         """Make the cache hold a beginning of all prompts; returns keys, and how long a beginning they share (less one token).

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from dcr2ad.caches import ByteCache
-from dcr2ad.errors import ModelError
+from dcr2ad.errors import ImageError, ModelError
 from dcr2ad.images import file_key, load_image
 from dcr2ad.models.placement import computing_device, loading_device
 from dcr2ad.models.projected import project, run_tower
@@ -241,6 +241,18 @@ class VisionLanguageModel:
         self._features.limit = self._features.limit if keep is None else keep
         if tower:
             self._towers.clear()
+
+    def forget_images(self, paths: Iterable[str]) -> None:
+        """Drop all that is kept of some images; what the tower made of them for training stays."""
+        for path in paths:
+            try:
+                key = file_key(path)
+            except ImageError:
+                continue  # gone meanwhile; what was kept of it goes when room is needed
+            self._pixels.drop(key)
+            self._features.drop(key)
+            self._counts.pop(key, None)
+            self._grids.pop(key, None)
 
     def encoder_outputs(self, images: Sequence[str], *, projected: bool = False) -> dict[str, Any] | None:
         """Features of images in the form the model's `mm_encoder_outputs` takes; None for no image.

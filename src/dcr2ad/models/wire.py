@@ -8,15 +8,18 @@ from __future__ import annotations
 import base64
 import io
 import math
-from functools import lru_cache
-from pathlib import Path
+from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any
 
-from dcr2ad.images import load_image
+from dcr2ad.caches import ByteCache
+from dcr2ad.errors import ImageError
+from dcr2ad.images import file_key, load_image
 from dcr2ad.types import ImagePart, Prompt
 
 MAX_PIXELS = 1280 * 28 * 28
 """Most pixels of an image sent without a limit on its side (Qwen2.5-VL's processing in MMAD)."""
+_urls = ByteCache(128 * 1024 * 1024)
 
 
 def prompt_content(prompt: Prompt, side: int) -> list[dict[str, Any]]:
@@ -39,13 +42,27 @@ def prompt_content(prompt: Prompt, side: int) -> list[dict[str, Any]]:
 
 
 def image_url(path: str, side: int) -> str:
-    """An image file as a PNG data URL, scaled down to its limits; the last ones are kept, for questions on one image."""
-    file = Path(path)
-    return _image_url(path, file.stat().st_mtime_ns if file.is_file() else 0, side)
+    """An image file as a PNG data URL, scaled down to its limits; the last ones are kept, for questions on one image.
+
+    Raises:
+        ImageError: the image cannot be used.
+    """
+    key = (file_key(path), side)
+    url: str | None = _urls.get(key)
+    if url is None:
+        url = _encoded(path, side)
+        _urls.put(key, url, len(url))
+    return url
 
 
-@lru_cache(maxsize=64)
-def _image_url(path: str, modified: int, side: int) -> str:
+def forget_urls(paths: Iterable[str], side: int) -> None:
+    """Let go of images that will hardly be sent again."""
+    for path in paths:
+        with suppress(ImageError):
+            _urls.drop((file_key(path), side))
+
+
+def _encoded(path: str, side: int) -> str:
     image = load_image(path)
     scale = side / max(image.size) if side else math.sqrt(MAX_PIXELS / (image.width * image.height))
     if scale < 1:

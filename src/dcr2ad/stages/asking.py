@@ -1,18 +1,22 @@
 """Asking: the questions about some images under one protocol, in as few forwards as they take.
 
 Reads questions, a model and a knowledge base; returns predictions. Letters of all questions about some images are scored in one
-row, each image encoded once; written responses are decoded together. An image that cannot be used is a recorded status. Knows
-nothing about files, numbers or the wording of prompts.
+row, each image encoded once; written responses are decoded together. What is kept of an image goes once all about it is asked:
+memory does not grow with the number of questions. An image that cannot be used is a recorded status. Knows nothing about files,
+numbers or the wording of prompts.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, pairwise
+from typing import NamedTuple
 
 from dcr2ad.errors import InputError
+from dcr2ad.images import forget_images
 from dcr2ad.knowledge.base import KnowledgeBase
-from dcr2ad.models.base import ChatModel, letter_probabilities
+from dcr2ad.models.base import ChatModel, Forgets, letter_probabilities
 from dcr2ad.parsing import parse_response, read_answer_official
 from dcr2ad.prompts import DEFAULT_WORDING, Wording, answer_prompt, build_prompt
 from dcr2ad.reasoning import Written, mean_probabilities, sample_responses, write_responses
@@ -34,7 +38,33 @@ ASKED_TOGETHER = 32
 """Answers asked for in one call at most; those of one image are never taken apart."""
 
 
-def ask_together(groups: Sequence[list[Question]], protocol: EvalProtocol) -> Iterator[list[list[Question]]]:
+class ImageQuestions(NamedTuple):
+    """The questions about one image."""
+
+    image: str
+    """Its path."""
+    places: tuple[int, ...]
+    """Where its questions stand in the benchmark."""
+
+
+def by_image(questions: Iterable[Question]) -> list[ImageQuestions]:
+    """Questions by image, images of one object and reference next to each other: what neighbours share is encoded once."""
+    distinct: dict[tuple[str, str, tuple[str, ...], str], int] = {}
+    asked: list[list[int]] = []
+    for place, question in enumerate(questions):
+        sample = question.sample
+        key = (sample.dataset, sample.object, sample.references, sample.image)
+        number = distinct.setdefault(key, len(asked))
+        if number == len(asked):
+            asked.append([])
+        asked[number].append(place)
+    groups: dict[str, list[int]] = {}
+    for key in sorted(distinct):
+        groups.setdefault(key[3], []).extend(asked[distinct[key]])
+    return [ImageQuestions(image, tuple(places)) for image, places in groups.items()]
+
+
+def ask_together(groups: Iterable[list[Question]], protocol: EvalProtocol) -> Iterator[list[list[Question]]]:
     """Images asked about in one call."""
     room = ASKED_TOGETHER // max(1, protocol.trajectories)
     together: list[list[Question]] = []
@@ -67,6 +97,22 @@ class Asker:
         self._protocol = protocol
         self._wording = wording
         self._expert = expert if protocol.expert else None
+
+    def answer_all(self, groups: Iterable[list[Question]]) -> Iterator[tuple[int, list[Prediction]]]:
+        """Ask about images as they come, and forget those that what follows does not show.
+
+        Args:
+            groups: the questions of one image each, none of which comes twice.
+
+        Yields:
+            how many images were asked about together, and the predictions.
+        """
+        for together, following in pairwise(chain(ask_together(groups, self._protocol), [[]])):
+            yield len(together), self.answer(together)
+            done = _shown(together) - _shown(following)
+            forget_images(done)
+            if isinstance(self._model, Forgets):
+                self._model.forget(done)
 
     def answer(self, groups: Sequence[list[Question]]) -> list[Prediction]:
         """Predictions of all questions about some images; an image that cannot be used fails alone."""
@@ -162,6 +208,11 @@ class Asker:
             return read_answer_official(text, options)
         read = parse_response(text, options)
         return read if isinstance(read, Unparsed) else read.answer
+
+
+def _shown(groups: Iterable[list[Question]]) -> set[str]:
+    """Paths of all images that questions show."""
+    return {path for group in groups for q in group for path in (q.sample.image, *q.sample.references)}
 
 
 def _best(probabilities: Sequence[float]) -> int:

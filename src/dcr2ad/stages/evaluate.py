@@ -2,7 +2,8 @@
 
 Reads questions, a model and a knowledge base; writes ``predictions.jsonl`` and ``report.json``. All questions about an image
 are asked together; predictions are appended image by image, so a killed run continues. A failing image is a recorded status.
-Knows nothing about the wording of prompts or about drawing.
+Only the questions being asked and the predictions just made are in memory: what is counted is read back from the file. Knows
+nothing about the wording of prompts or about drawing.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ from dcr2ad.errors import InputError, RecordError
 from dcr2ad.knowledge.base import KnowledgeBase
 from dcr2ad.models.base import ChatModel
 from dcr2ad.prompts import DEFAULT_WORDING, Wording
-from dcr2ad.stages.asking import Asker, ask_together
+from dcr2ad.record_file import RecordFile
+from dcr2ad.stages.asking import Asker, ImageQuestions, by_image
 from dcr2ad.stages.findings import Inspects
 from dcr2ad.types import EvalProtocol, EvalReport, Prediction, Question
 
@@ -59,7 +61,8 @@ def evaluate(
 
     Args:
         model: the model.
-        questions: the benchmark; findings of the visual expert, where computed, are in the samples.
+        questions: the benchmark; findings of the visual expert, where computed, are in the samples. Of a
+            `dcr2ad.record_file.RecordFile` only the questions being asked are in memory.
         knowledge_base: K.
         protocol: what is measured.
         out: the folder of this evaluation.
@@ -91,18 +94,18 @@ def evaluate(
     with StageFolder(out, stage="evaluate", config=config, inputs=inputs, fresh=fresh) as folder:
         file = out / "predictions.jsonl"
         if not folder.done:
-            groups = _part(_by_image(questions), *shard)
-            finished = _keep_whole_images(file, groups)
+            groups = _part(by_image(questions), *shard)
+            finished = _keep_whole_images(file, questions, groups)
             asker = Asker(model, knowledge_base, protocol, wording, expert)
-            waiting = [group for group in groups if group[0].sample.image not in finished]
+            waiting = [group for group in groups if group.image not in finished]
             done = len(groups) - len(waiting)
             with RecordWriter(file) as writer:
-                for together in ask_together(waiting, protocol):
-                    writer.write(*asker.answer(together))
-                    done += len(together)
+                for images, made in asker.answer_all([questions[place] for place in group.places] for group in waiting):
+                    writer.write(*made)
+                    done += images
                     if progress:
                         progress(done, len(groups))
-        predictions = list(read_records(file, Prediction))
+        predictions = RecordFile(file, Prediction)
         about = {"name": model.info.name, "digest": model.info.digest, "backend": model.info.backend}
         report = summarise(
             predictions,
@@ -152,10 +155,11 @@ def merge(folders: Sequence[Path], out: Path, *, fresh: bool = False) -> EvalRep
     missing = [str(i) for i in range(1, first[1] + 1) if i not in parts]
     if missing:
         raise InputError(f"of {first[1]} shards these are missing: {', '.join(missing)}", "Name all of them")
-    predictions = [p for i in sorted(parts) for p in read_records(parts[i][0] / "predictions.jsonl", Prediction)]
     old = read_report(first[0])
     with StageFolder(out, stage="evaluate", config=first[2], inputs=first[3], fresh=fresh) as stage:
-        write_records(out / "predictions.jsonl", predictions)
+        file = out / "predictions.jsonl"
+        write_records(file, (p for i in sorted(parts) for p in read_records(parts[i][0] / file.name, Prediction)))
+        predictions = RecordFile(file, Prediction)
         report = summarise(predictions, old.protocol, old.model, old.knowledge_digest, benchmark=old.benchmark)
         report = report.model_copy(update={"leaks": old.leaks, "notes": old.notes, "trained_on": old.trained_on})
         write_report(out, report)
@@ -191,7 +195,7 @@ def summarise(
     *,
     benchmark: str = "",
 ) -> EvalReport:
-    """The numbers of a set of predictions."""
+    """The numbers of a set of predictions, which are gone through several times."""
     counts = Counter(prediction.status for prediction in predictions)
     found = metrics.intervals(predictions)
     return EvalReport(
@@ -214,7 +218,7 @@ def summarise(
     )
 
 
-def _part(groups: list[list[Question]], number: int, count: int) -> list[list[Question]]:
+def _part(groups: list[ImageQuestions], number: int, count: int) -> list[ImageQuestions]:
     """The number-th of `count` runs of neighbouring images: what neighbours share is still encoded once."""
     if not 1 <= number <= count:
         raise InputError(f"there is no shard {number}/{count}", "Name 1/N to N/N")
@@ -229,23 +233,14 @@ def _check(questions: Sequence[Question]) -> None:
         raise InputError(f"{len(twice)} question ids occur twice, the first is {twice[0]!r}", "Give every question its own id")
 
 
-def _keep_whole_images(file: Path, groups: Sequence[list[Question]]) -> set[str]:
+def _keep_whole_images(file: Path, questions: Sequence[Question], groups: Sequence[ImageQuestions]) -> set[str]:
     """Images whose questions are all answered; answers of half-done ones are thrown away and asked again, all together."""
     if not file.exists():
         return set()
     drop_torn_line(file)
-    found = list(read_records(file, Prediction))
-    answered = {prediction.question_id for prediction in found}
-    whole = {group[0].sample.image for group in groups if all(question.id in answered for question in group)}
-    kept = [prediction for prediction in found if prediction.image in whole]
-    if len(kept) < len(found):
-        write_records(file, kept)
+    answered = {prediction.question_id for prediction in read_records(file, Prediction)}
+    begun = {question.sample.image for question in questions if question.id not in answered}
+    whole = {group.image for group in groups} - begun
+    if any(prediction.image not in whole for prediction in read_records(file, Prediction)):
+        write_records(file, (prediction for prediction in read_records(file, Prediction) if prediction.image in whole))
     return whole
-
-
-def _by_image(questions: Sequence[Question]) -> list[list[Question]]:
-    """Questions by image, images of one object and reference next to each other: what neighbours share is encoded once."""
-    groups: dict[str, list[Question]] = {}
-    for question in sorted(questions, key=lambda q: (q.sample.dataset, q.sample.object, q.sample.references, q.sample.image)):
-        groups.setdefault(question.sample.image, []).append(question)
-    return list(groups.values())

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dcr2ad.errors import Dcr2adError, InputError, RunError
-from dcr2ad.expert import Expert
+from dcr2ad.expert import KEPT_IN_ORDER, Expert
 from dcr2ad.knowledge.base import KnowledgeBase
 from dcr2ad.models.base import ChatModel, open_model
 from dcr2ad.models.hf import resolve
@@ -123,7 +123,7 @@ class _Worker:
         self._problem = ""
         try:
             self._model = open_model(self._work.spec)
-            self._expert = Expert() if self._work.expert else None
+            self._expert = Expert(keep=KEPT_IN_ORDER) if self._work.expert else None
         except Dcr2adError as error:  # told with the shard: what a constructor raises reaches nobody as one line
             self._problem = str(error)
 
