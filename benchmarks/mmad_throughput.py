@@ -156,7 +156,7 @@ def measure(spec: str, folder: Path, count: int, slow: int, new_tokens: int, rea
     one, _ = published(model, asked, 1)
     more = written(model, questions[:reason], slow, folder / f"reason-{spec.replace('/', '_')}") if reason else {}
     return {
-        "model": spec if spec == "nano" else "tiny Qwen2.5-VL",
+        "model": spec if spec.startswith("nano") else "tiny Qwen2.5-VL",
         "questions": len(questions),
         "questions_per_second": round(1 / ours, 2),
         "speedup_vs_per_question": round(seconds / slow / ours, 2),
