@@ -301,4 +301,6 @@ def test_hard_questions_offer_what_the_object_can_have(base: KnowledgeBase) -> N
 
     easy, mixed, hard = share(), share(hard_share=0.5), share(hard_share=1.0)
     assert easy + 0.1 < mixed < hard - 0.1
+    few = [sample for sample in samples if sample.defect in {"crack", "blowhole", "spur"}]
+    assert list(_all(base, few, hard_share=1.0)) == list(_all(base, few))  # too few kinds of their own
     assert hard > 0.9  # not all: a cause or effect that two kinds of the object share is no wrong option

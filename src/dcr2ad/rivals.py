@@ -17,6 +17,9 @@ from dcr2ad.types import KnowledgeEntry, Question, Sample, Subtask
 VAGUE_DOMAIN = "general"
 """Entries of this domain name no kind of defect ("defect of unknown kind") and are neither asked for nor offered."""
 
+WRONG_OPTIONS = 3
+"""Wrong options of a question about kinds; with fewer kinds of its own an object cannot fill them."""
+
 COMMON_OBJECTS = ("gear wheel", "zipper", "glass bottle", "electric cable", "leather sheet", "toothbrush", "carpet")
 """Names offered besides the data's own objects."""
 
@@ -52,8 +55,10 @@ class Rivals:
     ) -> tuple[set[str], Iterator[list[KnowledgeEntry]]]:
         """Keys of what is most alike, look-alikes and the object's own; and rivals of `entry`, tier by tier.
 
-        `of_object`: the first tiers hold what this object can have, as they always do in measuring.
+        `of_object`: the first tiers hold what this object can have, as they always do in measuring; else only of an object with
+        kinds enough in the data, since a kind that is never right elsewhere tells a reader of the texts that it is wrong.
         """
+        of_object = of_object and len(self.kinds & self.of_object.get(sample.object, set())) > WRONG_OPTIONS
         near = {other.key for other, _ in self._base.look_alikes(entry.key)} | set(self.of_object.get(sample.object, ()))
         keyed = self._plausible_keys(sample, near) if self._measuring or of_object else (self._of_data, near, self.known)
         return near, ([other for other in self.entries(keys) if self._is_rival(other, entry, sample)] for keys in keyed)
