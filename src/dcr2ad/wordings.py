@@ -26,6 +26,7 @@ class QuestionWording:
     object_analysis: tuple[str, ...]
 
 
+# What asks for a kind, its look, cause or effect never names the object: of one with few kinds, the name tells the answer.
 INSTRUCT_WORDING = QuestionWording(
     name="instruct",
     detection=(
@@ -41,7 +42,7 @@ INSTRUCT_WORDING = QuestionWording(
         "Which kind of defect is it?",
         "What is the defect called?",
         "There is a defect. Of which type is it?",
-        "The {object} is defective. Give the defect its name.",
+        "The part is defective. Give the defect its name.",
         "Which name fits the defect?",
         "Of what type is this defect?",
     ),
@@ -57,14 +58,14 @@ INSTRUCT_WORDING = QuestionWording(
         "What does the defect look like?",
         "Which description fits the defect?",
         "How does the defect appear?",
-        "The {object} is defective. How does the mark look?",
+        "The part is defective. How does the mark look?",
         "Which words describe the defect best?",
         "Describe the look of the defect.",
     ),
     effect=(
         "Which effect is typical of this defect?",
         "What can this defect lead to?",
-        "The {object} is defective. What are the consequences?",
+        "The part is defective. What are the consequences?",
         "What harm may this defect do?",
         "What might result from the defect?",
         "What does such a defect bring about?",
@@ -74,7 +75,7 @@ INSTRUCT_WORDING = QuestionWording(
     cause=(
         "Which cause is typical of this defect?",
         "What does this defect usually come from?",
-        "The {object} is defective. What was the reason?",
+        "The part is defective. What was the reason?",
         "How does such a defect arise?",
         "Where does this kind of defect originate?",
         "What may have caused the defect?",
@@ -91,8 +92,8 @@ INSTRUCT_WORDING = QuestionWording(
     object_analysis=(
         "Which features show that this part is normal?",
         "How does a good part of this kind look?",
-        "What marks a sound {object}?",
-        "The {object} is free of defects. Which features fit it?",
+        "What marks a sound part?",
+        "The part is free of defects. Which features fit it?",
         "Which description fits a part as it should be?",
     ),
 )
