@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from io import BytesIO
 from pathlib import Path
 
@@ -67,9 +67,15 @@ def load_image(path: str | Path, *, min_side: int = MIN_SIDE, keep: bool = True)
 
 def forget_images(paths: Iterable[str | Path]) -> None:
     """Let go of decoded images that will hardly be looked at again."""
+    for key in file_keys(paths):
+        _decoded.drop(key)
+
+
+def file_keys(paths: Iterable[str | Path]) -> Iterator[tuple[str, int, int]]:
+    """`file_key` of each file that is still there; what was kept of the others goes when room is needed."""
     for path in paths:
-        with contextlib.suppress(ImageError):  # gone meanwhile; what was kept of it goes when room is needed
-            _decoded.drop(file_key(path))
+        with contextlib.suppress(ImageError):
+            yield file_key(path)
 
 
 def file_key(path: str | Path) -> tuple[str, int, int]:

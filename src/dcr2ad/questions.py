@@ -17,7 +17,7 @@ from dcr2ad.knowledge import KnowledgeBase
 from dcr2ad.knowledge.objects import domains
 from dcr2ad.places import PLACES, neighbours
 from dcr2ad.prompts import shape_word, size_word
-from dcr2ad.rivals import COMMON_OBJECTS, VAGUE_DOMAIN, Rivals
+from dcr2ad.rivals import COMMON_OBJECTS, VAGUE_DOMAIN, WRONG_OPTIONS, Rivals
 from dcr2ad.statements import alike, at_place, capital, statement
 from dcr2ad.types import KnowledgeEntry, Question, Record, Sample, Subtask
 from dcr2ad.wordings import INSTRUCT_WORDING, QuestionWording
@@ -220,7 +220,7 @@ class QuestionMaker:
             "effect": self._wording.effect,
             "cause": self._wording.cause,
         }
-        hard = not self._measuring and random.Random(f"{self._seed}/{sample.id}/{subtask}/hard").random() < self._hard_share
+        hard = random.Random(f"{self._seed}/{sample.id}/{subtask}/hard").random() < self._hard_share
         near, rivals = self._rivals.tiers(entry, sample, of_object=hard)
         draft = self._choice(subtask, rng.choice(templates[kind]), kind, sample, entry, rivals, near, rng)
         # Data of few kinds has the same ones right again and again; and half of any kind's questions stay.
@@ -243,7 +243,7 @@ class QuestionMaker:
             for keys in ([self._normal] if own else [self._rivals.known])
         )
         text = rng.choice(self._wording.object_analysis)
-        most = self._normal_options - 1 if own else 3
+        most = self._normal_options - 1 if own else WRONG_OPTIONS
         return self._choice(Subtask.OBJECT_ANALYSIS, text, "cues", sample, entry, rivals, (), rng, most)
 
     def _object_classification(self, sample: Sample, rng: random.Random) -> _Draft:
@@ -264,7 +264,7 @@ class QuestionMaker:
         rivals: Iterable[Sequence[KnowledgeEntry]],
         near: Collection[str],
         rng: random.Random,
-        most: int = 3,
+        most: int = WRONG_OPTIONS,
     ) -> _Draft | str:
         """The right entry's statement and up to `most` of others, from the first tier on, that do not say much the same."""
         right = statement(entry, kind, sample.object)

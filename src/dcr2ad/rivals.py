@@ -58,9 +58,10 @@ class Rivals:
         `of_object`: the first tiers hold what this object can have, as they always do in measuring; else only of an object with
         kinds enough in the data, since a kind that is never right elsewhere tells a reader of the texts that it is wrong.
         """
-        of_object = of_object and len(self.kinds & self.of_object.get(sample.object, set())) > WRONG_OPTIONS
-        near = {other.key for other, _ in self._base.look_alikes(entry.key)} | set(self.of_object.get(sample.object, ()))
-        keyed = self._plausible_keys(sample, near) if self._measuring or of_object else (self._of_data, near, self.known)
+        own = self.of_object.get(sample.object, set())
+        near = {other.key for other, _ in self._base.look_alikes(entry.key)} | own
+        plausible = self._measuring or (of_object and len(self.kinds & own) > WRONG_OPTIONS)
+        keyed = self._plausible_keys(sample, near) if plausible else (self._of_data, near, self.known)
         return near, ([other for other in self.entries(keys) if self._is_rival(other, entry, sample)] for keys in keyed)
 
     def entries(self, keys: Iterable[str]) -> list[KnowledgeEntry]:

@@ -55,10 +55,10 @@ def binarised(
     for top in range(0, photograph.height, _STRIP):
         rows = slice(top, min(top + _STRIP, photograph.height))
         area = (0, rows.start, photograph.width, rows.stop)
-        before = np.asarray(photograph.crop(area))
-        was = np.asarray(photograph.crop(area).convert("L")) >= middle
+        before = photograph.crop(area)
+        was = np.asarray(before.convert("L")) >= middle
         now = np.asarray(picture.crop(area).convert("L")) >= middle
         turned[rows] = (was != now) & mask[rows]
         level = np.where(now, levels[1], levels[0]).astype(np.uint8)[..., None]
-        result.paste(Image.fromarray(np.where(turned[rows][..., None], level, before)), area[:2])
+        result.paste(Image.fromarray(np.where(turned[rows][..., None], level, np.asarray(before))), area[:2])
     return result, turned

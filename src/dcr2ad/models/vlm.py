@@ -19,8 +19,8 @@ from typing import Any
 import torch
 
 from dcr2ad.caches import ByteCache
-from dcr2ad.errors import ImageError, ModelError
-from dcr2ad.images import file_key, load_image
+from dcr2ad.errors import ModelError
+from dcr2ad.images import file_key, file_keys, load_image
 from dcr2ad.models.placement import computing_device, loading_device
 from dcr2ad.models.projected import project, run_tower
 from dcr2ad.models.tree_attention import use_tree_attention
@@ -244,11 +244,7 @@ class VisionLanguageModel:
 
     def forget_images(self, paths: Iterable[str]) -> None:
         """Drop all that is kept of some images; what the tower made of them for training stays."""
-        for path in paths:
-            try:
-                key = file_key(path)
-            except ImageError:
-                continue  # gone meanwhile; what was kept of it goes when room is needed
+        for key in file_keys(paths):
             self._pixels.drop(key)
             self._features.drop(key)
             self._counts.pop(key, None)

@@ -9,12 +9,10 @@ import base64
 import io
 import math
 from collections.abc import Iterable
-from contextlib import suppress
 from typing import Any
 
 from dcr2ad.caches import ByteCache
-from dcr2ad.errors import ImageError
-from dcr2ad.images import file_key, load_image
+from dcr2ad.images import file_key, file_keys, load_image
 from dcr2ad.types import ImagePart, Prompt
 
 MAX_PIXELS = 1280 * 28 * 28
@@ -57,9 +55,8 @@ def image_url(path: str, side: int) -> str:
 
 def forget_urls(paths: Iterable[str], side: int) -> None:
     """Let go of images that will hardly be sent again."""
-    for path in paths:
-        with suppress(ImageError):
-            _urls.drop((file_key(path), side))
+    for key in file_keys(paths):
+        _urls.drop((key, side))
 
 
 def _encoded(path: str, side: int) -> str:

@@ -20,6 +20,7 @@ from typing import Any
 from pydantic import Field
 
 from dcr2ad.artifacts import RecordWriter, StageFolder, digest_json, digest_records, drop_torn_line, read_records, write_text
+from dcr2ad.config import InstructSettings
 from dcr2ad.datasets.folder import Skipped
 from dcr2ad.datasets.onto import DRAWN, Planned, draw_planned
 from dcr2ad.deception import candidates_for, choose_wrong_key
@@ -33,7 +34,7 @@ from dcr2ad.questions import QuestionMaker, Rejected
 from dcr2ad.routing import LISTED
 from dcr2ad.stages.findings import InspectsTraceably, inspect_sample
 from dcr2ad.teacher import Teacher, direct_answer
-from dcr2ad.types import Question, Record, Sample, Subtask, Trajectory
+from dcr2ad.types import Question, Record, Sample, Trajectory
 from dcr2ad.verify import check_response
 from dcr2ad.wordings import BENCHMARK_WORDING, QuestionWording
 
@@ -92,11 +93,7 @@ class Build:
         seed: int,
         expert: InspectsTraceably | None,
         teacher: Teacher | None,
-        direct_share: float = 0.0,
-        listed_share: float = 0.0,
-        supported_only: bool = False,
-        hard_share: float = 0.0,
-        subtasks: Sequence[Subtask] = (),
+        settings: InstructSettings | None = None,
         forbidden: Forbidden | None = None,
         planned: Sequence[Planned] = (),
     ) -> None:
@@ -109,21 +106,19 @@ class Build:
         measuring = wording is BENCHMARK_WORDING
         # A small benchmark still offers the kinds of defect that the whole data holds.
         known = every if measuring else self._samples
+        self._settings = settings or InstructSettings()
         self._maker = QuestionMaker(
             knowledge_base,
             known,
             seed=seed,
             wording=wording,
-            hard_share=hard_share,
-            subtasks=subtasks,
+            hard_share=self._settings.hard_share,
+            subtasks=self._settings.subtasks,
             measuring=measuring,
         )
         self._seed = seed
         self._expert = expert
         self._teacher = teacher
-        self._direct_share = direct_share
-        self._listed_share = listed_share
-        self._supported_only = supported_only
         self._forbidden = forbidden
 
     def run(self, out: Path, stage: str, config: dict[str, Any], fresh: bool, progress: Progress | None) -> BuildSummary:
@@ -220,10 +215,10 @@ class Build:
         if self._teacher is None:
             return question
         geometry = sample_geometry(question.sample)
-        if self._supported_only and (why := unsupported(question, geometry)):
+        if self._settings.supported_only and (why := unsupported(question, geometry)):
             return Rejected(sample=question.sample.id, subtask=question.subtask, reason=f"{_UNSUPPORTED}: {why}")
         rng = random.Random(f"{self._seed}/{question.id}/response")
-        direct, listed = rng.random() < self._direct_share, rng.random() < self._listed_share
+        direct, listed = rng.random() < self._settings.direct_share, rng.random() < self._settings.listed_share
         key = question.sample.right_key
         if direct:
             response, who = direct_answer(question), "direct"

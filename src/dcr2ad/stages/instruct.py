@@ -76,11 +76,7 @@ def build_instructions(
         seed=seed,
         expert=expert if settings.expert else None,
         teacher=teacher,
-        direct_share=settings.direct_share,
-        listed_share=settings.listed_share,
-        supported_only=settings.supported_only,
-        hard_share=settings.hard_share,
-        subtasks=settings.subtasks,
+        settings=settings,
         forbidden=forbidden,
         planned=planned,
     ).run(Path(out), "instruct", settings.model_dump(mode="json"), fresh, progress)
