@@ -27,6 +27,7 @@ LAYERS: dict[str, int] = {
     "config": 1,
     "geometry": 2,
     "images": 1,
+    "limits": 0,
     "metrics": 1,
     "mmad_scorer": 1,
     "pairing": 2,

@@ -126,6 +126,41 @@ def test_without_expert_or_reference(photographs: tuple[Path, Path]) -> None:
     assert alone.expert is None and any("No reference" in note for note in alone.notes)
 
 
+@pytest.mark.parametrize(("references", "own"), [(1, False), (2, False), (3, True), (5, True)])
+def test_three_references_set_the_experts_limit_and_the_model_is_shown_one(
+    photographs: tuple[Path, Path], references: int, own: bool
+) -> None:
+    class WithLimits(StubExpert):
+        limit, asked = 3.67, None
+
+        def own_limit(self, paths: Sequence[str], share: float) -> float:
+            WithLimits.asked = (len(paths), share)
+            return 1.25
+
+        def with_limit(self, limit: float) -> WithLimits:
+            other = WithLimits()
+            other.limit = limit
+            return other
+
+        def inspect(self, image: str | Path, references: Sequence[str | Path]) -> tuple[ExpertFindings, np.ndarray]:
+            findings, anomaly = super().inspect(image, references)
+            return findings.model_copy(update={"threshold": self.limit, "extent": len(references) / 100}), anomaly
+
+    shown: list[int] = []
+
+    def respond(prompt: Prompt) -> str:
+        shown.append(sum(part.kind == "image" for part in prompt.parts))
+        return " a line</knowledge><think>It is bright.</think><answer>A</answer>"
+
+    asks = Diagnoser(ScriptedModel(respond, None), BASE, WithLimits(), "none", alarms=0.1)  # type: ignore[arg-type]
+    made = diagnose(asks, photographs[0], [photographs[1]] * references)
+    assert made.expert is not None and made.expert.extent == references / 100, "the expert sees all references"
+    assert len(made.references) == references and set(shown) == {2}, "the model is shown the part and one of them"
+    assert made.expert.threshold == (1.25 if own else 3.67)
+    assert WithLimits.asked == ((references, 0.9) if own else None)
+    assert any("set from the" in note and "1.2" in note and "3.7" in note for note in made.notes) == own
+
+
 def test_a_reference_of_another_size_is_noted(photographs: tuple[Path, Path], tmp_path: Path) -> None:
     Image.open(photographs[1]).resize((90, 70)).save(tmp_path / "small.png")
     made = diagnose(diagnoser(model("Surface scratch", "A")), photographs[0], [tmp_path / "small.png"])

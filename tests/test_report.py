@@ -299,6 +299,8 @@ def test_look_twice_names_what_does_not_fit() -> None:
     assert "describes a good part" in entry
     (place,) = look_twice(diagnosis("a.png", None, location="bottom left"), CRACK)
     assert "bottom left" in place and "top right" in place
+    faint = FINDINGS.model_copy(update={"cells": tuple(min(cell, FINDINGS.threshold - 0.1) for cell in FINDINGS.cells)})
+    assert look_twice(diagnosis("a.png", None, expert=faint), CRACK) == (), "the hottest cell is where the expert sees it"
 
 
 def test_display_names() -> None:

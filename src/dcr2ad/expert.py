@@ -8,6 +8,7 @@ AnomalyDINO (Damm et al. 2025). docs/expert.md holds what was tried, with figure
 
 from __future__ import annotations
 
+import copy
 import io
 import zipfile
 from collections import OrderedDict
@@ -25,6 +26,7 @@ from dcr2ad.artifacts import write_bytes
 from dcr2ad.errors import InputError
 from dcr2ad.images import content_digest, load_image
 from dcr2ad.kinds import Gallery, hot_features
+from dcr2ad.limits import SHARE, own_limit
 from dcr2ad.models.nano import NAME, build_nano
 from dcr2ad.models.placement import cpu_has_bfloat16
 from dcr2ad.models.tower import PATCH, VisionTower, load_vision_tower, to_pixels
@@ -100,6 +102,9 @@ class Expert:
         self._cache_dir = cache_dir
         self._keep = keep
         self.gallery = gallery
+        self.limit = THRESHOLD
+        """Score above which a part is called anomalous; `with_limit` gives the same expert with another."""
+        self._own_limits: dict[tuple[str, ...], float] = {}
         self.held_out: Mapping[str, tuple[KindGuess, ...]] = {}
         """Kinds told of images that the gallery was fitted on, by content: guessed without them."""
         self._recent: OrderedDict[tuple[str, bool], Features] = OrderedDict()
@@ -128,7 +133,7 @@ class Expert:
         ordinary = self_distance(references)
         anomaly = ((raw_map - ordinary) / UNIT).astype(np.float32)
         light = np.mean([reference.light for reference in references], axis=0)
-        findings = _findings(anomaly, ordinary, query.light - light)
+        findings = _findings(anomaly, ordinary, query.light - light, self.limit)
         if self.gallery is not None:
             kinds = self.held_out.get(content_digest(image_path)) if self.held_out else None
             if kinds is None:
@@ -139,7 +144,34 @@ class Expert:
     @property
     def fingerprint(self) -> str:
         """What decides the findings: this expert and its gallery. Data told by different ones never mix."""
-        return "Expert" if self.gallery is None else f"Expert+{self.gallery.digest}"
+        kinds = "" if self.gallery is None else f"+{self.gallery.digest}"
+        return f"Expert{kinds}" if self.limit == THRESHOLD else f"Expert{kinds}+limit{self.limit:.6g}"
+
+    def with_limit(self, limit: float) -> Expert:
+        """The same expert, sharing tower and features, that calls anomalous what passes another limit."""
+        other = copy.copy(self)
+        other.limit = limit
+        return other
+
+    def own_limit(self, good_paths: Sequence[str | Path], share: float = SHARE) -> float:
+        """A limit for the line that these good parts are of: each is scored beside all others (`dcr2ad.limits.own_limit`).
+
+        Args:
+            good_paths: photographs of good parts, `dcr2ad.limits.LEAST` at least.
+            share: of good parts that should lie below.
+
+        Raises:
+            ImageError: an image cannot be used.
+        """
+        key = (f"{share:g}", *(content_digest(path) for path in good_paths))
+        if key not in self._own_limits:
+            seen = [self._features(path, views=True) for path in good_paths]
+            scores = []
+            for number, one in enumerate(seen):
+                others = seen[:number] + seen[number + 1 :]
+                scores.append(_score((compare(one, others) - self_distance(others)) / UNIT))
+            self._own_limits[key] = own_limit(scores, share)
+        return self._own_limits[key]
 
     def hot_features(
         self, image_path: str | Path, reference_paths: Sequence[str | Path], findings: ExpertFindings, anomaly: np.ndarray
@@ -256,22 +288,27 @@ def _weighted(distance: torch.Tensor, isolation: torch.Tensor) -> torch.Tensor:
     return joined * frame
 
 
-def _findings(anomaly: np.ndarray, ordinary: float, lighter: np.ndarray) -> ExpertFindings:
+def _score(anomaly: np.ndarray) -> float:
+    """Image score of a map: the mean of its worst patches."""
+    return float(np.sort(anomaly, axis=None)[-max(1, int(anomaly.size * TOP)) :].mean())
+
+
+def _findings(anomaly: np.ndarray, ordinary: float, lighter: np.ndarray, limit: float) -> ExpertFindings:
     """Put a map into words; `lighter` is each patch's luminance minus the references' at the same place.
 
     The same place, not the best match: a dark defect's best match is whatever else is dark.
     """
-    score = float(np.sort(anomaly, axis=None)[-max(1, int(anomaly.size * TOP)) :].mean())
+    score = _score(anomaly)
     cells = cell_scores(anomaly)
-    hot = anomaly > max(THRESHOLD, HOT_SHARE * float(anomaly.max()))
+    hot = anomaly > max(limit, HOT_SHARE * float(anomaly.max()))
     common = {
         "score": score,
         "raw": score * UNIT + ordinary,
-        "threshold": THRESHOLD,
+        "threshold": limit,
         "cell": int(cells.argmax()),
         "cells": tuple(float(value) for value in cells),
     }
-    if score <= THRESHOLD:
+    if score <= limit:
         return ExpertFindings(**common, extent=0.0, elongation=1.0, tone="same")
     row, column = np.unravel_index(int(anomaly.argmax()), anomaly.shape)
     part = connected(hot, (int(row), int(column)))

@@ -13,7 +13,10 @@ from dcr2ad.cli.options import Base, Fresh, Model, app
 @app.command()
 def diagnose(
     image: Annotated[Path, typer.Argument(help="A photograph, or a folder of them.")],
-    reference: Annotated[list[Path] | None, typer.Option("--reference", "-r", help="Good part; may be repeated.")] = None,
+    reference: Annotated[
+        list[Path] | None,
+        typer.Option("--reference", "-r", help="Good part, or a folder of them; may be repeated. Three or more set a limit."),
+    ] = None,
     object_name: Annotated[str, typer.Option("--object", help="What the part is called.")] = "part",
     question: Annotated[str | None, typer.Option(help="A question of your own.")] = None,
     option: Annotated[list[str] | None, typer.Option(help="An option of your question; repeat.")] = None,
@@ -25,6 +28,10 @@ def diagnose(
     ] = 0.01,
     model: Model = "nano",
     expert: Annotated[bool, typer.Option("--expert/--no-expert", help="Visual expert's findings in the prompt.")] = True,
+    shots: Annotated[int, typer.Option(min=0, help="References the model itself is shown; the expert sees all.")] = 1,
+    alarms: Annotated[
+        float, typer.Option(min=0.01, max=0.5, help="Share of good parts that may pass a limit set from the references.")
+    ] = 0.2,
     knowledge: Base = None,
     compare: Annotated[
         bool, typer.Option("--compare-contexts", help="Answer one photograph under four kinds of knowledge, side by side.")
@@ -50,6 +57,8 @@ def diagnose(
         tolerance=tolerance,
         model=model,
         expert=expert,
+        shots=shots,
+        alarms=alarms,
         knowledge=knowledge,
         compare=compare,
         right=right,

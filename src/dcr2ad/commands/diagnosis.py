@@ -13,6 +13,9 @@ from dcr2ad.images import list_images
 from dcr2ad.knowledge.base import KnowledgeBase
 from dcr2ad.types import Comparison, Diagnosis
 
+MOST_REFERENCES = 16
+"""References used at most: each more costs time with every photograph, and soon shows the expert nothing new."""
+
 
 def run_diagnose(
     image: Path,
@@ -27,6 +30,8 @@ def run_diagnose(
     tolerance: float,
     model: str,
     expert: bool,
+    shots: int,
+    alarms: float,
     knowledge: Path | None,
     compare: bool,
     right: str | None,
@@ -39,6 +44,7 @@ def run_diagnose(
     from dcr2ad.images import load_image
 
     images = list_images(image) if image.is_dir() else [image]
+    references = _good_parts(references)
     for path in (*references, *(images if not image.is_dir() else ())):
         load_image(path)
     base = load_knowledge(knowledge)
@@ -56,7 +62,9 @@ def run_diagnose(
 
     gallery = gallery_beside(model)
     seen_by = Expert(gallery=gallery, precision="auto") if expert else None
-    diagnoser = Diagnoser(opened, base, seen_by, context, routing=mode, orders=orders, tolerance=tolerance)
+    diagnoser = Diagnoser(
+        opened, base, seen_by, context, routing=mode, orders=orders, tolerance=tolerance, shots=shots, alarms=alarms
+    )
     if compare:
         with console.progress("contexts") as update:
             found = compare_contexts(diagnoser, image, references, object_name=object_name, right=right, progress=update)
@@ -83,6 +91,15 @@ def run_diagnose(
     _print_diagnoses(made, as_json=as_json)
     if report is not None:
         _write_page(made, base, report)
+
+
+def _good_parts(references: Sequence[Path]) -> list[Path]:
+    """References as named, a folder's images in its place; of more than the expert keeps at hand, so many evenly over them."""
+    found = [path for named in references for path in (list_images(named) if named.is_dir() else [named])]
+    if len(found) <= MOST_REFERENCES:
+        return found
+    console.err.print(f"{len(found)} references; {MOST_REFERENCES} of them are used, evenly over them", markup=False)
+    return [found[number * len(found) // MOST_REFERENCES] for number in range(MOST_REFERENCES)]
 
 
 def _check_compare(image: Path, question: str | None, base: KnowledgeBase, *, compare: bool, right: str | None) -> None:

@@ -162,7 +162,7 @@ def look_twice(diagnosis: Diagnosis, entry: KnowledgeEntry | None) -> tuple[str,
         found.append(f"The entry selected describes {kind}, the verdict is {diagnosis.verdict}.")
     if anomalous and expert is not None and expert.is_anomalous and diagnosis.location:
         cells = named_cells(diagnosis.location)
-        if cells and max(expert.cells[cell] for cell in cells) <= expert.threshold:
+        if cells and expert.cell not in cells and max(expert.cells[cell] for cell in cells) <= expert.threshold:
             hottest = PLACES[expert.cell]
             found.append(
                 f"At the place stated ({diagnosis.location}) the visual expert sees nothing; its hottest cell is {hottest}."

@@ -26,6 +26,8 @@ EXAMPLES: tuple[tuple[str, str | None], ...] = (
     ("woven_cloth", "hole"),
 )
 """Kind of part and its defect."""
+REFERENCES = 5
+"""Good parts of each kind: enough for the expert to set its limit by."""
 _SEED = 20_000_000
 """Beyond every seed `dcr2ad.datasets.drawn.write_drawn` uses: the examples are never trained on."""
 
@@ -42,9 +44,12 @@ def diagnose_examples(
     diagnoser = Diagnoser(open_model(model, precision="auto"), knowledge_base, expert)
     made = []
     for number, (kind, defect) in enumerate(EXAMPLES, 1):
-        reference = _draw(out / "parts" / f"{kind}_reference.png", kind, None, _SEED)
+        references = [
+            _draw(out / "parts" / f"{kind}_reference_{which}.png", kind, None, _SEED + 100 * which)
+            for which in range(REFERENCES)
+        ]
         query = _draw(out / "parts" / f"{number}_{kind}_{defect or 'good'}.png", kind, defect, _SEED + number)
-        made.append(diagnose(diagnoser, query, [reference], object_name=object_words(kind)))
+        made.append(diagnose(diagnoser, query, references, object_name=object_words(kind)))
         if progress:
             progress(number, len(EXAMPLES))
     return made

@@ -140,6 +140,8 @@ def diagnose_folder(
         "context": diagnoser.context,
         "routing": f"{diagnoser.routing} {diagnoser.orders} {diagnoser.tolerance:g}",
         "expert": diagnoser.expert is not None,
+        "shots": diagnoser.shots,
+        "alarms": round(diagnoser.alarms, 6),
         "object": object_name,
         "question": question,
         "options": list(options),

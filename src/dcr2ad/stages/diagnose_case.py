@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from dcr2ad.errors import InputError, UnknownNameError
 from dcr2ad.images import load_image
 from dcr2ad.knowledge.base import KnowledgeBase
+from dcr2ad.limits import LEAST, SHARE
 from dcr2ad.models.base import ChatModel
 from dcr2ad.parsing import LETTERS
 from dcr2ad.prompts import (
@@ -49,6 +50,9 @@ class Diagnoser:
         routing: how a routed context is ranked.
         orders: orders of a listing that the ranking is averaged over.
         tolerance: probability, at most, of entries that recall leaves unread; 0 reads all (`dcr2ad.routing.route`).
+        shots: references the model is shown; the expert sees all.
+        alarms: share of good parts that may pass the expert's limit, where there are references enough to set one
+            (`dcr2ad.limits.LEAST`); fewer leave the general limit.
     """
 
     model: ChatModel
@@ -59,6 +63,8 @@ class Diagnoser:
     routing: RouteMode = "hybrid"
     orders: int = 1
     tolerance: float = QUICK
+    shots: int = 1
+    alarms: float = 1 - SHARE
 
     def __post_init__(self) -> None:
         check_context(self.context, self.knowledge_base)
@@ -123,7 +129,10 @@ def check_images(image: str | Path, references: Sequence[str | Path]) -> list[st
 def make_sample(
     diagnoser: Diagnoser, image: str | Path, references: Sequence[str | Path], object_name: str, notes: list[str]
 ) -> tuple[Sample, str | None]:
-    """The photograph as a sample (its label is unknown and never used), with the expert's findings and map."""
+    """The photograph as a sample (its label is unknown and never used), with the expert's findings and map.
+
+    The expert sees every reference; the sample keeps those that the model is shown.
+    """
     sample = Sample(
         id=Path(image).stem,
         image=str(image),
@@ -134,11 +143,19 @@ def make_sample(
     )
     anomaly_map = None
     if diagnoser.expert is not None and references:
-        sample, raw_map = inspect_sample(sample, diagnoser.expert, diagnoser.knowledge_base)
+        expert = diagnoser.expert
+        if len(references) >= LEAST:
+            limit = expert.own_limit(sample.references, 1 - diagnoser.alarms)
+            notes.append(
+                f"The visual expert's limit is {limit:.1f} here, set from the {len(references)} references so that about "
+                f"{diagnoser.alarms:.0%} of good parts pass it; its general limit is {expert.limit:.1f}."
+            )
+            expert = expert.with_limit(limit)
+        sample, raw_map = inspect_sample(sample, expert, diagnoser.knowledge_base)
         anomaly_map = encode_map(raw_map)
     elif diagnoser.expert is not None:
         notes.append("No reference was given, so the visual expert had nothing to compare with.")
-    return sample, anomaly_map
+    return sample.model_copy(update={"references": sample.references[: diagnoser.shots]}), anomaly_map
 
 
 def make_case(diagnoser: Diagnoser, sample: Sample) -> Case:
