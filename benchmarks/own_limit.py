@@ -2,9 +2,10 @@
 
     python benchmarks/own_limit.py --data FOLDER --split dev --references 1 3 5 --draws 3
 
-The good parts are drawn by lot from the `train` split, and the parts of `--split` judged beside them: AUROC, and hits, false
-alarms and balanced accuracy under the general limit and under the line's own (`dcr2ad.limits`). `--leave-out` names categories
-whose good parts are no references for one another, such as boards of different layouts. The last line is JSON.
+The good parts are drawn by lot from the `train` split; the parts of `--split`, and the good ones that were not drawn, so that
+false alarms can be counted, are judged beside them: AUROC, and hits, false alarms and balanced accuracy under the general limit
+and under the line's own (`dcr2ad.limits`). `--leave-out` names categories whose good parts are no references for one another,
+such as boards of different layouts. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -64,7 +65,9 @@ def main() -> None:
         rows = table[count] = {}
         for name in sorted(set(asked) - set(arguments.leave_out)):
             lots = [random.Random(f"{draw} {name}").sample(good[name], count) for draw in range(arguments.draws)]
-            found = [measure(expert, asked[name], [sample.image for sample in lot]) for lot in lots]
+            found = [
+                measure(expert, asked[name] + [s for s in good[name] if s not in lot], [s.image for s in lot]) for lot in lots
+            ]
             rows[name] = {key: float(np.mean([row[key] for row in found])) for key in found[0]}
             print(f"{count:2} {name:22}", "  ".join(f"{key} {value:.3f}" for key, value in rows[name].items()), flush=True)
         mean = rows["mean"] = {key: float(np.mean([row[key] for row in rows.values()])) for key in next(iter(rows.values()))}
