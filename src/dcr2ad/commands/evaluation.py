@@ -99,8 +99,8 @@ def run_evaluate(
     with console.progress("evaluate") as update:
         if opened is None:
             shards = shards_for(workers, len({q.sample.image for q in rows}))
-            work = Work(model, list(rows), base, asked, wording, inspects, leaks, notes, out, shards)
-            report = evaluate_on_workers(work, workers, fresh=fresh, progress=update)
+            work = Work(model, base, asked, wording, inspects, leaks, notes, out, shards)
+            report = evaluate_on_workers(rows, work, workers, fresh=fresh, progress=update)
         else:
             report = evaluate(
                 opened,
