@@ -181,6 +181,16 @@ def test_latex_text_is_escaped() -> None:
     assert escape("*") == "{}*"
 
 
+def test_calibration_joins_no_points_of_a_few_answers() -> None:
+    def lines(*counts: int) -> int:
+        points = [(0.2 + 0.2 * place, (0.5, 0.9, 0.2)[place], n) for place, n in enumerate(counts)]
+        svg = figures.reliability("Calibration", {"one": points})
+        drawn = re.findall(r'<path d="([^"]*)"[^>]*clip-path[^>]*stroke: var\(--model\)', svg)
+        return sum(path.count("L") for path in drawn)
+
+    assert lines(9, 9, 9) == 2 and lines(9, 4, 9) == 1 and lines(4, 9, 4) == 0
+
+
 def test_new_figures_take_the_colours_of_the_page() -> None:
     radar = figures.radar("Radar", ["a", "b", "c"], {"one": [50.0, None, 70.0], "two": [20.0, 30.0, 40.0]})
     plot = figures.reliability("Calibration", {"one": [(0.5, 0.4, 3), (0.9, 0.7, 9)]})
