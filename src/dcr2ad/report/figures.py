@@ -273,7 +273,9 @@ def reliability(title: str, series: Mapping[str, Sequence[tuple[float, float, in
             joined = [p for p in points if p[2] >= JOINED]
             line = {"color": _SERIES[number], "linestyle": _DASHES[number], "linewidth": 1.5, "label": name}
             axes.plot([p[0] for p in joined], [p[1] for p in joined], **line)
-            axes.scatter(xs, ys, [8 + 70 * p[2] / most for p in points], color=_SERIES[number], alpha=0.75, linewidths=0)
+            axes.scatter(
+                xs, ys, [8 + 70 * p[2] / most for p in points], color=_SERIES[number], alpha=0.75, linewidths=0, clip_on=False
+            )
         axes.set_xlim(0, 1.02)
         axes.set_ylim(0, 1.02)
         axes.set_xlabel("probability of the option given", color=_SOFT)
