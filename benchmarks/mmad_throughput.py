@@ -6,9 +6,10 @@ Both ways ask the same questions of the same model in one process. The published
 the whole prompt again for each question and lets the model write up to ``--new-tokens`` tokens; ``first_token`` stops it after
 one, which only a reader of probabilities could do, and is the fair comparison of the shared prefix alone. Answers are the most
 probable letter of the first token, in both ways. ``--reason N`` measures written answers (``reason``) too: N questions together
-against ``--slow`` of them each alone. On a CPU all times are processor time of all threads, so that other work on the machine
-decides little. Without ``--model`` both nano and a tiny random Qwen2.5-VL are measured. Photographs are drawn by the product;
-five questions an image, four images an object share a reference. The last line is JSON.
+against ``--slow`` of them each alone. ``--flops`` counts the products of both ways (torch's own counter): their ratio is what
+the speedup would be if each operation took as long in both. On a CPU all times are processor time of all threads, so that other
+work on the machine decides little. Without ``--model`` both nano and a tiny random Qwen2.5-VL are measured. Photographs are
+drawn by the product; five questions an image, four images an object share a reference. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -126,6 +127,20 @@ def written(model: HFModel, questions: list[Question], slow: int, folder: Path) 
     }
 
 
+def flops(model: HFModel, questions: list[Question], slow: int, new_tokens: int, folder: Path) -> dict[str, float]:
+    """Floating-point operations a question of `evaluate` and of the published way, in 10^9, and their ratio."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    model.runner.reset()
+    model.vlm.forget_features()
+    with FlopCounterMode(display=False) as ours:
+        evaluate(model, questions, KnowledgeBase.builtin(), EvalProtocol(expert=False), folder)
+    with FlopCounterMode(display=False) as theirs:
+        published(model, questions[:slow], new_tokens)
+    mine, other = ours.get_total_flops() / len(questions) / 1e9, theirs.get_total_flops() / slow / 1e9
+    return {"gflop": round(mine, 2), "gflop_published": round(other, 2), "flop_ratio": round(other / mine, 2)}
+
+
 def distinct_tokens(model: HFModel, questions: list[Question]) -> int:
     """Tokens left when neighbouring prompts share all they have in common: prefixes of one image, and of one reference."""
     keys = []
@@ -135,7 +150,9 @@ def distinct_tokens(model: HFModel, questions: list[Question]) -> int:
     return len(TokenTree.build(keys))
 
 
-def measure(spec: str, folder: Path, count: int, slow: int, new_tokens: int, reason: int) -> dict[str, Any]:
+def measure(
+    spec: str, folder: Path, count: int, slow: int, new_tokens: int, reason: int, count_flops: bool = False
+) -> dict[str, Any]:
     model = HFModel.open(spec)
     base, protocol = KnowledgeBase.builtin(), EvalProtocol(expert=False)
     questions = make_questions(folder / "photographs", count)
@@ -155,6 +172,10 @@ def measure(spec: str, folder: Path, count: int, slow: int, new_tokens: int, rea
     seconds, theirs = published(model, asked, new_tokens)
     one, _ = published(model, asked, 1)
     more = written(model, questions[:reason], slow, folder / f"reason-{spec.replace('/', '_')}") if reason else {}
+    if count_flops:
+        for limit, name in ((new_tokens, ""), (1, "first_token_")):
+            counted = flops(model, questions, slow, limit, folder / f"flops-{limit}-{spec.replace('/', '_')}")
+            more |= {f"{name}{key}": value for key, value in counted.items()}
     return {
         "model": spec if spec.startswith("nano") else "tiny Qwen2.5-VL",
         "questions": len(questions),
@@ -175,13 +196,14 @@ def main() -> None:
     parser.add_argument("--model", action="append", default=[])
     parser.add_argument("--new-tokens", type=int, default=128)
     parser.add_argument("--reason", type=int, default=0, help="questions answered by written responses")
+    parser.add_argument("--flops", action="store_true", help="count the products of both ways")
     given = parser.parse_args()
     rows = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for spec in given.model or ["nano", f"hf:{tiny_qwen(folder / 'qwen', layers=4, hidden=128, image_tokens=256)}"]:
             slow = min(given.slow, given.questions)
-            rows.append(measure(spec, folder, given.questions, slow, given.new_tokens, given.reason))
+            rows.append(measure(spec, folder, given.questions, slow, given.new_tokens, given.reason, given.flops))
             rows[-1]["peak_memory_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
             print(json.dumps(rows[-1]), flush=True)
     worst = {

@@ -13,11 +13,14 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from dcr2ad.errors import CannotScoreError, ModelError, UnknownNameError
+from dcr2ad.artifacts import read_records
+from dcr2ad.errors import CannotScoreError, ModelError, RequestError, UnknownNameError
 from dcr2ad.models.base import letter_probabilities, open_model
 from dcr2ad.models.endpoint import EndpointModel
-from dcr2ad.types import ImagePart, Prompt, Sampling, TextPart
+from dcr2ad.stages.evaluate import evaluate
+from dcr2ad.types import EvalProtocol, ImagePart, Prediction, Prompt, Sampling, TextPart
 from tests.chat_server import ChatHandler, ChatServer, serving
+from tests.tiny import tiny_base, tiny_questions
 
 LOCK = threading.Lock()
 
@@ -25,6 +28,7 @@ LOCK = threading.Lock()
 class _Server(ChatServer):
     logprobs: bool
     fail: int
+    refuses: str
     busy: int
     obeys: str
     at_once: int
@@ -46,8 +50,9 @@ class _Handler(ChatHandler):
         time.sleep(0.02)
         with LOCK:
             self.server.at_once -= 1
-        if self.server.fail:
-            self.reply(self.server.fail, {"error": {"message": "this model takes no images", "type": "bad"}})
+        fail = self.server.fail or (400 if self.server.refuses and self.server.refuses in str(body) else 0)
+        if fail:
+            self.reply(fail, {"error": {"message": "this model takes no images", "type": "bad"}})
             return
         content = {"role": "assistant", "content": " scratch</knowledge><answer>B</answer>"}
         if self.server.obeys and self.server.obeys in body:
@@ -62,7 +67,7 @@ class _Handler(ChatHandler):
 @pytest.fixture
 def server() -> Iterator[_Server]:
     made = _Server(("127.0.0.1", 0), _Handler)
-    made.logprobs, made.fail, made.busy = True, 0, 0
+    made.logprobs, made.fail, made.busy, made.refuses = True, 0, 0, ""
     made.obeys, made.at_once, made.most_at_once = "", 0, 0
     with serving(made):
         yield made
@@ -106,6 +111,26 @@ def test_refusals_and_dead_servers_are_one_line(server: _Server, tmp_path: Path)
     assert failed.status == "failed" and "takes no images" in failed.error
     with pytest.raises(ModelError, match="takes no images"):
         letter_probabilities(open_model(server.spec), [_prompt(tmp_path)], [2])
+
+
+def test_a_refused_request_is_a_failed_answer_and_the_rest_go_on(server: _Server, tmp_path: Path) -> None:
+    questions = [
+        q.model_copy(update={"text": "Is this refused?" if number == 3 else q.text})
+        for number, q in enumerate(tiny_questions(tmp_path / "p", 6))
+    ]
+    server.refuses = "Is this refused?"
+    report = evaluate(open_model(server.spec), questions, tiny_base(), EvalProtocol(expert=False), tmp_path / "out")
+    made = {p.question_id: p for p in read_records(tmp_path / "out" / "predictions.jsonl", Prediction)}
+    assert (report.questions, report.answered, report.status_counts) == (6, 5, {"answered": 5, "failed": 1})
+    assert made[questions[3].id].status == "failed" and "takes no images" in made[questions[3].id].error
+    server.refuses = "Question:"
+    with pytest.raises(ModelError, match="takes no images"):  # all of them: nothing is recorded, and the command says why
+        evaluate(open_model(server.spec), questions, tiny_base(), EvalProtocol(expert=False), tmp_path / "all")
+    assert not (tmp_path / "all" / "predictions.jsonl").read_text()
+    server.fail = 401
+    with pytest.raises(ModelError) as raised:
+        letter_probabilities(open_model(server.spec), [_prompt(tmp_path)], [2])
+    assert not isinstance(raised.value, RequestError), "no access concerns every request"
 
 
 def test_no_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

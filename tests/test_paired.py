@@ -121,25 +121,29 @@ def _slowly(questions: list[Question], out: Path) -> None:
     evaluate(ScriptedModel(lambda p: "", logprob), questions, tiny_base(), EvalProtocol(), out)
 
 
+def _size(file: Path) -> int:
+    return file.stat().st_size if file.exists() else 0
+
+
 def test_twenty_kills_lose_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dcr2ad.stages.asking.ASKED_TOGETHER", 2)  # so that kills fall between as well as within calls
-    questions = tiny_questions(tmp_path / "p", 240)
+    questions = tiny_questions(tmp_path / "p", 360)
     fork = multiprocessing.get_context("fork")
     _slowly(questions, tmp_path / "whole")
-    rng, kills, lengths = random.Random(0), 0, set()
-    while kills < 20:
+    file, rng, lengths = tmp_path / "killed" / "predictions.jsonl", random.Random(0), [0]
+    for kill in range(20):
         process = fork.Process(target=_slowly, args=(questions, tmp_path / "killed"))
         process.start()
-        time.sleep(rng.uniform(0.0, 0.1))
-        if process.exitcode is not None:
-            break
+        # Three of four rounds get somewhere, however busy the machine is; the others are killed at the start.
+        while kill % 4 and process.exitcode is None and _size(file) <= max(lengths):
+            time.sleep(0.001)
+        time.sleep(rng.uniform(0.0, 0.02))
+        assert process.exitcode is None, "it is killed before it is done"
         process.kill()
         process.join()
-        kills += 1
-        file = tmp_path / "killed" / "predictions.jsonl"
-        lengths.add(file.stat().st_size if file.exists() else 0)
+        lengths.append(_size(file))
     _slowly(questions, tmp_path / "killed")
-    assert kills == 20 and len(lengths) > 2, "the kills fell into different places"
+    assert len(set(lengths)) > 15, "the kills fell into different places"
     for name in ("predictions.jsonl", "report.json"):
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
-    assert EvalReport.model_validate_json((tmp_path / "killed" / "report.json").read_text()).questions == 240
+    assert EvalReport.model_validate_json((tmp_path / "killed" / "report.json").read_text()).questions == 360

@@ -23,11 +23,12 @@ from dcr2ad.artifacts import StageFolder, write_records, write_text
 from dcr2ad.errors import ImageError, InputError
 from dcr2ad.report import figures
 from dcr2ad.report.diagnosis import display_names, look_twice, render_diagnoses, speakers
+from dcr2ad.report.origins import to_csv
 from dcr2ad.report.overlay import colour_scale, decode_map, encode_map, heat_colours, overlay
 from dcr2ad.report.page import probability_text, shrink
 from dcr2ad.report.run_folder import Log, read_log
 from dcr2ad.report.run_report import render_run, training_curves
-from dcr2ad.report.tables import HEAD, cells, result_rows, stage_of, to_csv, to_markdown
+from dcr2ad.report.tables import HEAD, cells, result_rows, stage_of, to_markdown
 from dcr2ad.types import (
     Diagnosis,
     EvalProtocol,
@@ -427,8 +428,9 @@ def test_rows_come_by_protocol_then_training() -> None:
 
 
 def test_csv_and_markdown() -> None:
-    rows = result_rows({"sft|odd\nname": report(40.126)})
-    parsed = list(csv.DictReader(io.StringIO(to_csv(rows))))
+    reports = {"sft|odd\nname": report(40.126)}
+    rows = result_rows(reports)
+    parsed = list(csv.DictReader(io.StringIO(to_csv(rows, reports))))
     assert parsed[0]["Average"] == "40.13" and parsed[0]["low"] == "35.13"
     assert parsed[0]["Cls."] == "", "what was not measured is empty, never zero"
     lines = to_markdown(rows).splitlines()

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -90,10 +91,9 @@ def test_data_sets_have_a_figure_or_none() -> None:
 def fill(folder: Path, tag: str, context: str, rows: list[Prediction], **more: object) -> None:
     """An evaluation as the stage writes it."""
     found = intervals(rows)
+    made_with: dict[str, Any] = {"model": {"name": "m"}, "knowledge_digest": "k", **more}
     report = EvalReport(
         protocol=EvalProtocol.model_validate({"context": context}),
-        model={"name": "m"},
-        knowledge_digest="k",
         questions=len(rows),
         answered=len(rows),
         status_counts={"answered": len(rows)},
@@ -101,7 +101,7 @@ def fill(folder: Path, tag: str, context: str, rows: list[Prediction], **more: o
         average=found.get(None),
         detection=detection_rates(rows),
         routing=routing_accuracy(rows),
-        **more,  # type: ignore[arg-type]
+        **made_with,
     )
     write_records(folder / "evaluate" / tag / "predictions.jsonl", rows)
     write_text(folder / "evaluate" / tag / "report.json", report.model_dump_json())
@@ -181,6 +181,16 @@ def test_latex_text_is_escaped() -> None:
     assert escape("*") == "{}*"
 
 
+def test_calibration_joins_no_points_of_a_few_answers() -> None:
+    def lines(*counts: int) -> int:
+        points = [(0.2 + 0.2 * place, (0.5, 0.9, 0.2)[place], n) for place, n in enumerate(counts)]
+        svg = figures.reliability("Calibration", {"one": points})
+        drawn = re.findall(r'<path d="([^"]*)"[^>]*clip-path[^>]*stroke: var\(--model\)', svg)
+        return sum(path.count("L") for path in drawn)
+
+    assert lines(9, 9, 9) == 2 and lines(9, 4, 9) == 1 and lines(4, 9, 4) == 0
+
+
 def test_new_figures_take_the_colours_of_the_page() -> None:
     radar = figures.radar("Radar", ["a", "b", "c"], {"one": [50.0, None, 70.0], "two": [20.0, 30.0, 40.0]})
     plot = figures.reliability("Calibration", {"one": [(0.5, 0.4, 3), (0.9, 0.7, 9)]})
@@ -258,3 +268,24 @@ def test_notes_and_leaks_of_an_evaluation_stand_on_the_page(tmp_path: Path) -> N
     page = render_runs([tmp_path / "run"]).html
     assert "mmad.json (sha256 0123) is no known version of MMAD&#39;s file (sft-x)" in page
     assert "3 of 6 images of the benchmark were trained on (sft-x)" in page
+
+
+def test_page_and_csv_say_what_each_evaluation_was_made_with(tmp_path: Path) -> None:
+    model = {"name": "nano", "digest": "ab" * 32, "backend": "transformers", "pixels": "height 224, width 224", "torch": "9.9"}
+    clean = {"recorded": 797, "looked_at": 16, "overlap": 0}
+    found = {"recorded": 797, "looked_at": 16, "overlap": 3}
+    for name, leaks in (("one", {"recorded": 0}), ("two", clean), ("three", found)):
+        fill(tmp_path, name, "none", differing({0}), leaks=leaks, model=model, benchmark="cd" * 32, knowledge_digest="ef" * 32)
+    made = render_runs([tmp_path / "evaluate" / name for name in ("one", "two", "three")])
+    text = " ".join(re.sub("<[^>]*>", " ", made.html).split())
+    said = text[text.index("What was measured with what") : text.index("Questions that went worst")]
+    assert said.count("nano abababababab transformers; torch 9.9") == 3 and "height 224, width 224" in said
+    assert said.count(" cdcdcdcdcdcd ") == 3 and said.count(" efefefefefef ") == 3
+    assert "the model records no training images" in said and "none of 16 is among the 797 trained on" in said
+    assert "3 of 16 are among the 797 trained on" in said
+    rows = {row["Model"]: row for row in csv.DictReader(io.StringIO(made.csv))}
+    assert set(rows) == {"one", "two", "three"}, "the name of a single evaluation is not said twice"
+    assert {(r["Opened as"], r["Model digest"], r["Backend"], r["Pixels"], r["Versions"]) for r in rows.values()} == {
+        ("nano", "ab" * 32, "transformers", "height 224, width 224", "torch 9.9")
+    }
+    assert {(r["Knowledge"], r["Benchmark"]) for r in rows.values()} == {("ef" * 32, "cd" * 32)}

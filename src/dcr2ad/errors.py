@@ -6,6 +6,7 @@
     │   ├── RecordError         a JSONL, JSON or TOML file does not hold what it should
     │   └── UnknownNameError    an object, knowledge key, model or option that does not exist
     ├── ModelError              a model cannot be built, loaded, reached, or asked for what it cannot do
+    │   ├── RequestError        a server refused one request, or did not answer it in time; others may go well
     │   └── CannotScoreError    the backend gives no probabilities; it never makes one up
     └── RunError                a run folder holds work that does not belong to this configuration
 
@@ -52,6 +53,10 @@ class ModelError(Dcr2adError):
 
 class UnusableAnswerError(ModelError):
     """A model answered, and what it wrote is not what was asked for."""
+
+
+class RequestError(ModelError):
+    """A server refused one request, or did not answer it in time; others may go well."""
 
 
 class CannotScoreError(ModelError):

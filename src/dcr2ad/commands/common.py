@@ -45,6 +45,13 @@ def say(line: str) -> None:
 
 def print_counts(stage: str, counts: dict[str, Any], result: Path) -> None:
     """What a stage made and dropped, as a table, and where it lies."""
-    rows = [(name.replace("_", " "), value) for name, value in counts.items() if value not in ({}, [], None)]
+    rows = [(name.replace("_", " "), _listed(value)) for name, value in counts.items() if value not in ({}, [], None)]
     console.out.print(console.table(stage, ("count", ""), rows))
     console.err.print(f"written: {result}", markup=False)
+
+
+def _listed(value: Any) -> str:
+    """Counts by name, one a line; those of a list (option letters from A on) side by side."""
+    if isinstance(value, dict):
+        return "\n".join(f"{name}: {_listed(count)}" for name, count in value.items())
+    return " / ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)

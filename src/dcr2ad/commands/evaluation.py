@@ -99,8 +99,8 @@ def run_evaluate(
     with console.progress("evaluate") as update:
         if opened is None:
             shards = shards_for(workers, len({q.sample.image for q in rows}))
-            work = Work(model, list(rows), base, asked, wording, inspects, leaks, notes, out, shards)
-            report = evaluate_on_workers(work, workers, fresh=fresh, progress=update)
+            work = Work(model, base, asked, wording, inspects, leaks, notes, out, shards)
+            report = evaluate_on_workers(rows, work, workers, fresh=fresh, progress=update)
         else:
             report = evaluate(
                 opened,
@@ -129,7 +129,7 @@ def run_merge(folders: Sequence[Path], out: Path) -> None:
 
 def run_score(answers: Path, out: Path, scoring: str) -> None:
     """Verb `score`."""
-    from dcr2ad.report.tables import figure_text
+    from dcr2ad.report.tables import SHORT, figure_text
     from dcr2ad.stages.score import score_answers
 
     if scoring not in {"strict", "mmad-official"}:
@@ -137,7 +137,9 @@ def run_score(answers: Path, out: Path, scoring: str) -> None:
     table, report = score_answers(answers, out, "strict" if scoring == "strict" else "mmad-official")
     columns = list(dict.fromkeys(name for row in table.values() for name in row))
     rows = [(name, *(figure_text(row.get(column)) for column in columns)) for name, row in table.items()]
-    console.out.print(console.table(f"accuracy in %, scoring {scoring}", ("", *columns), rows))
+    short = {subtask.value: name for subtask, name in SHORT.items()}
+    heads = ("", *(short.get(column, column) for column in columns))
+    console.out.print(console.table(f"accuracy in %, scoring {scoring}", heads, rows))
     lost = report.questions - report.answered
     say(f"{report.questions} answers, {lost} could not be read and count as wrong in strict scoring")
     say(f"written: {out / 'accuracy.csv'}, objects.csv, defects.csv, not_answered.csv, report.json")

@@ -20,7 +20,7 @@ from urllib.parse import parse_qsl
 
 from pydantic import Field, ValidationError
 
-from dcr2ad.errors import CannotScoreError, Dcr2adError, ModelError, UnknownNameError
+from dcr2ad.errors import CannotScoreError, Dcr2adError, ModelError, RequestError, UnknownNameError
 from dcr2ad.models.base import ModelInfo
 from dcr2ad.models.wire import forget_urls, prompt_content
 from dcr2ad.types import Completion, OptionScores, Prompt, Record, Sampling
@@ -32,6 +32,9 @@ _FLOOR = -30.0
 _NEGLIGIBLE = math.log(1e-4)
 """Where the list's least lies below this, what is outside cannot move a probability by 1e-3, and is not asked for."""
 _CONTINUE = {"continue_final_message": True, "add_generation_prompt": False}
+
+_FOR_ALL = (401, 403, 404)
+"""Refusals that concern every request: no access, no such model."""
 
 T = TypeVar("T")
 
@@ -110,7 +113,8 @@ class EndpointModel:
 
         Raises:
             CannotScoreError: the server gives no log-probabilities, or none of a prompt where a continuation needs them.
-            ModelError: the server cannot be reached.
+            RequestError: it refuses a request, or does not answer it in time.
+            ModelError: it cannot be reached.
         """
         return self._parallel(lambda job: self._score(*job), list(zip(prompts, options, strict=True)))
 
@@ -256,14 +260,15 @@ class EndpointModel:
             return self._client.chat.completions.create(model=self._model, messages=messages, **settings)
         except openai.APITimeoutError:
             seconds = f"{self._settings.timeout:g} s"
-            raise ModelError(
+            raise RequestError(
                 f"the server at {self._url} gave no answer in {seconds}", "Raise ?timeout=, lower ?concurrency="
             ) from None
         except openai.APIConnectionError:
             raise ModelError(f"no server answers at {self._url}", "Start it, or check the address") from None
         except openai.APIStatusError as error:
             words = (str(error.message).splitlines() or [""])[0][:300]
-            raise ModelError(f"the server at {self._url} refused the request ({error.status_code}): {words}") from None
+            kind = ModelError if error.status_code in _FOR_ALL else RequestError
+            raise kind(f"the server at {self._url} refused the request ({error.status_code}): {words}") from None
 
     @cached_property
     def _client(self) -> Any:

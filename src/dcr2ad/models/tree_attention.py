@@ -159,7 +159,8 @@ def _probabilities(queries: torch.Tensor, keys: torch.Tensor, scaling: float, ti
     scores = torch.bmm(queries, keys.mT)
     scores = scores.to(torch.promote_types(scores.dtype, torch.float32)).mul_(scaling)
     length = tile.end - tile.start
-    scores.view(len(keys), -1, length, keys.shape[1])[..., -length:].add_(_minus_infinity_above(length, scores.dtype))
+    above = _minus_infinity_above(TILE, scores.dtype)[:length, :length]
+    scores.view(len(keys), -1, length, keys.shape[1])[..., -length:].add_(above)
     return scores.softmax(-1)
 
 
@@ -172,8 +173,9 @@ def _add(total: torch.Tensor, tile: Span, part: torch.Tensor) -> None:
 
 
 @cache
-def _minus_infinity_above(length: int, dtype: torch.dtype) -> torch.Tensor:
-    return torch.full((length, length), -torch.inf, dtype=dtype).triu(1)
+def _minus_infinity_above(size: int, dtype: torch.dtype) -> torch.Tensor:
+    """Mask of the largest tile; that of a smaller one is its corner, so that nothing is kept for each size met."""
+    return torch.full((size, size), -torch.inf, dtype=dtype).triu(1)
 
 
 def _causal(length: int, seen: int, device: torch.device) -> torch.Tensor:

@@ -33,6 +33,8 @@ _VARIABLES = {
 }
 _DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)))
 _STYLE = {"svg.fonttype": "none", "font.size": 9.5, "axes.linewidth": 0.8}
+JOINED = 5
+"""Answers from which a point of `reliability` is joined to the next."""
 _SMOOTH_FROM = 40
 
 
@@ -253,6 +255,8 @@ def radar(title: str, axes_names: Sequence[str], series: Mapping[str, Sequence[f
 def reliability(title: str, series: Mapping[str, Sequence[tuple[float, float, int]]]) -> Markup:
     """Accuracy over confidence beside the diagonal of a calibrated model; a point's area grows with its number of answers.
 
+    A line joins the points of at least `JOINED` answers: between fewer it would show chance.
+
     Args:
         title: what is plotted.
         series: points by name: mean confidence, accuracy (shares), and number of answers; at most four.
@@ -266,8 +270,12 @@ def reliability(title: str, series: Mapping[str, Sequence[tuple[float, float, in
         axes.plot([0, 1], [0, 1], color=_SOFT, linewidth=0.9, linestyle=(0, (4, 3)))
         for number, (name, points) in enumerate(list(series.items())[: len(_SERIES)]):
             xs, ys = [p[0] for p in points], [p[1] for p in points]
-            axes.plot(xs, ys, color=_SERIES[number], linestyle=_DASHES[number], linewidth=1.5, label=name)
-            axes.scatter(xs, ys, [8 + 70 * p[2] / most for p in points], color=_SERIES[number], alpha=0.75, linewidths=0)
+            joined = [p for p in points if p[2] >= JOINED]
+            line = {"color": _SERIES[number], "linestyle": _DASHES[number], "linewidth": 1.5, "label": name}
+            axes.plot([p[0] for p in joined], [p[1] for p in joined], **line)
+            axes.scatter(
+                xs, ys, [8 + 70 * p[2] / most for p in points], color=_SERIES[number], alpha=0.75, linewidths=0, clip_on=False
+            )
         axes.set_xlim(0, 1.02)
         axes.set_ylim(0, 1.02)
         axes.set_xlabel("probability of the option given", color=_SOFT)

@@ -17,14 +17,14 @@ from pathlib import Path
 from markupsafe import Markup
 
 from dcr2ad.errors import InputError
-from dcr2ad.report import compare, figures, paired
+from dcr2ad.report import compare, figures, origins, paired
 from dcr2ad.report.ablation import Ablation, ablation, closely
 from dcr2ad.report.breakdown import Share, by_dataset
 from dcr2ad.report.counts import stage_counts
 from dcr2ad.report.latex import grouped, to_latex
 from dcr2ad.report.page import render
 from dcr2ad.report.run_folder import Log, Run, read_predictions, read_run
-from dcr2ad.report.tables import SHORT, ResultRow, protocol_label, result_rows, to_csv, trained_rank
+from dcr2ad.report.tables import SHORT, ResultRow, protocol_label, result_rows, trained_rank
 from dcr2ad.report.worst import worst_questions
 from dcr2ad.types import EvalReport, Prediction
 
@@ -124,6 +124,8 @@ def render_runs(folders: Sequence[Path], *, unseen: Collection[str] = ()) -> Rep
         radar=None if main is None else compare.radar_of(rows, main),
         reliability=None if main is None else compare.reliability_of(rows, main, predictions),
         datasets={} if main is None else by_dataset(predictions[main.tag]),
+        dataset_sizes=Counter(p.dataset for p in predictions[main.tag]) if main else {},
+        joined=figures.JOINED,
         routed_tag=routed_tag,
         routed=routed,
         curves=[
@@ -137,12 +139,14 @@ def render_runs(folders: Sequence[Path], *, unseen: Collection[str] = ()) -> Rep
         shown_label="" if main is None else protocol_label(main.protocol),
         wrong=() if main is None else worst_questions(places[main.tag][0], predictions[main.tag], main.protocol),
         notes=_notes(reports),
+        origins=[origins.origin(tag, report) for tag, report in reports.items()],
+        shown_digits=origins.SHOWN,
         versions=tuple(sorted({version for run in runs for version in _versions(run)})),
     )
     label = "" if main is None else protocol_label(main.protocol)
     close = () if main is None else closely(found, main.protocol)
     latex = "\n".join(filter(None, (to_latex(grouped(rows)), paired.to_latex(pairs.lines))))
-    return Report(html, to_csv(rows), latex, found, label, close, pairs)
+    return Report(html, origins.to_csv(rows, reports), latex, found, label, close, pairs)
 
 
 def _joined(runs: Sequence[Run], names: Sequence[str]) -> tuple[dict[str, EvalReport], dict[str, tuple[Path, str]]]:
@@ -158,7 +162,11 @@ def _joined(runs: Sequence[Run], names: Sequence[str]) -> tuple[dict[str, EvalRe
 def _named(rows: Sequence[ResultRow], run_of: Mapping[str, str]) -> tuple[ResultRow, ...]:
     """Rows with the run's name where there are several, and the tag where that is not enough; seeds of a model share a name."""
     several = len(set(run_of.values())) > 1
-    named = [replace(row, stage=f"{row.stage} ({run_of[row.tag]})") if several else row for row in rows]
+    # A single evaluation's folder is its run too: one name is enough.
+    named = [
+        replace(row, stage=f"{row.stage} ({run_of[row.tag]})") if several and row.stage != run_of[row.tag] else row
+        for row in rows
+    ]
     seeds: dict[tuple[str, str], list[int | None]] = {}
     for row in named:
         seeds.setdefault((row.stage, row.protocol.model_dump_json()), []).append(row.seed)

@@ -10,7 +10,6 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from dcr2ad.artifacts import csv_text
 from dcr2ad.baselines import NO_MODEL
 from dcr2ad.report.paper_tables import PaperRow
 from dcr2ad.types import EvalProtocol, EvalReport, Subtask
@@ -109,11 +108,6 @@ def cells(row: ResultRow) -> tuple[str, ...]:
 def figure_text(value: float | None) -> str:
     """A figure with one decimal; a missing one is an empty string."""
     return "" if value is None else f"{value:.1f}"
-
-
-def to_csv(rows: Iterable[ResultRow]) -> str:
-    """Rows as CSV with a head line."""
-    return csv_text([HEAD, *map(cells, rows)])
 
 
 def to_markdown(rows: Iterable[ResultRow]) -> str:

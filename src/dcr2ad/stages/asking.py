@@ -2,8 +2,8 @@
 
 Reads questions, a model and a knowledge base; returns predictions. Letters of all questions about some images are scored in one
 row, each image encoded once; written responses are decoded together. What is kept of an image goes once all about it is asked:
-memory does not grow with the number of questions. An image that cannot be used is a recorded status. Knows nothing about files,
-numbers or the wording of prompts.
+memory does not grow with the number of questions. An image that cannot be used, or a request that a server refuses, is a
+recorded status. Knows nothing about files, numbers or the wording of prompts.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, pairwise
 from typing import NamedTuple
 
-from dcr2ad.errors import InputError
+from dcr2ad.errors import InputError, RequestError
 from dcr2ad.images import forget_images
 from dcr2ad.knowledge.base import KnowledgeBase
 from dcr2ad.models.base import ChatModel, Forgets, letter_probabilities
@@ -97,6 +97,8 @@ class Asker:
         self._protocol = protocol
         self._wording = wording
         self._expert = expert if protocol.expert else None
+        self._refused: RequestError | None = None
+        self._served = False
 
     def answer_all(self, groups: Iterable[list[Question]]) -> Iterator[tuple[int, list[Prediction]]]:
         """Ask about images as they come, and forget those that what follows does not show.
@@ -106,25 +108,36 @@ class Asker:
 
         Yields:
             how many images were asked about together, and the predictions.
+
+        Raises:
+            RequestError: a server has refused every request so far: what is wrong concerns all of them.
         """
         for together, following in pairwise(chain(ask_together(groups, self._protocol), [[]])):
-            yield len(together), self.answer(together)
+            made = self.answer(together)
+            self._served = self._served or any(prediction.status != "failed" for prediction in made)
+            if self._refused is not None and not self._served:
+                raise self._refused
+            yield len(together), made
             done = _shown(together) - _shown(following)
             forget_images(done)
             if isinstance(self._model, Forgets):
                 self._model.forget(done)
 
     def answer(self, groups: Sequence[list[Question]]) -> list[Prediction]:
-        """Predictions of all questions about some images; an image that cannot be used fails alone."""
+        """Predictions of all questions about some images; an image that cannot be used, or a refused request, fails alone."""
         try:
             asked = [one for group in groups for one in self._ask(group)]
             questions, prompts, rankings = (list(column) for column in zip(*asked, strict=True))
             if self._protocol.answering == "score":
                 return self._by_score(questions, prompts, rankings)
             return self._by_reasoning(questions, prompts, rankings)
-        except InputError as error:
+        except (InputError, RequestError) as error:
             if len(groups) > 1:
                 return [prediction for group in groups for prediction in self.answer([group])]
+            if isinstance(error, RequestError):
+                if len(groups[0]) > 1:
+                    return self.answer([[question] for question in groups[0]])
+                self._refused = error
             return [_prediction(question, (), status="failed", error=str(error)) for question in groups[0]]
 
     def _ask(self, group: list[Question]) -> list[tuple[Question, Prompt, tuple[RankedEntry, ...]]]:

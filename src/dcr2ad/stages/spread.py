@@ -1,7 +1,8 @@
 """An evaluation spread over several workers by Ray Data: shards of neighbouring images, merged to one process's result.
 
-Reads what `evaluate` reads; each worker opens the model once and asks shards, the folders are joined at the end. A thin layer:
-how a shard is asked, continued and merged is `dcr2ad.stages.evaluate`'s. Needs the extra ``ray``. Not in the paper.
+Reads what `evaluate` reads; each worker opens the model once and asks shards, the folders are joined at the end. Questions go
+to the workers by a file, so that none holds more of them than it is asking. A thin layer: how a shard is asked, continued and
+merged is `dcr2ad.stages.evaluate`'s. Needs the extra ``ray``. Not in the paper.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from dcr2ad.artifacts import write_records
 from dcr2ad.errors import Dcr2adError, InputError, RunError
 from dcr2ad.expert import KEPT_IN_ORDER, Expert
 from dcr2ad.knowledge.base import KnowledgeBase
@@ -18,6 +20,7 @@ from dcr2ad.models.base import ChatModel, open_model
 from dcr2ad.models.hf import resolve
 from dcr2ad.models.shipped import is_nano
 from dcr2ad.prompts import Wording
+from dcr2ad.record_file import RecordFile
 from dcr2ad.stages.evaluate import evaluate, merge
 from dcr2ad.types import EvalProtocol, EvalReport, Question
 
@@ -25,6 +28,8 @@ SHARDS_A_WORKER = 4
 """Shards for each worker, so that one with slow images holds nobody up for long."""
 SHARDS = "shards"
 """Folder of the shards within the evaluation's."""
+QUESTIONS = "questions.jsonl"
+"""File of all questions in the folder of the shards."""
 
 
 class Work(NamedTuple):
@@ -32,8 +37,6 @@ class Work(NamedTuple):
 
     spec: str
     """Name of the model; opened in the worker."""
-    questions: Sequence[Question]
-    """The whole benchmark."""
     knowledge: KnowledgeBase
     """K."""
     protocol: EvalProtocol
@@ -53,7 +56,12 @@ class Work(NamedTuple):
 
 
 def evaluate_on_workers(
-    work: Work, workers: int, *, fresh: bool = False, progress: Callable[[int, int], None] | None = None
+    questions: Sequence[Question],
+    work: Work,
+    workers: int,
+    *,
+    fresh: bool = False,
+    progress: Callable[[int, int], None] | None = None,
 ) -> EvalReport:
     """Ask every question on several workers; the report is that of one process.
 
@@ -61,7 +69,8 @@ def evaluate_on_workers(
     takes one GPU where there are any. What was asked stays: the same call continues.
 
     Args:
-        work: what is asked; `shards` is at least `workers`.
+        questions: the whole benchmark.
+        work: how it is asked; `shards` is at least `workers`.
         workers: how many workers.
         fresh: throw earlier predictions away.
         progress: called with shards done and shards in all.
@@ -75,11 +84,12 @@ def evaluate_on_workers(
         import ray.data
     except ImportError:
         raise InputError("several workers need Ray, which is not installed", 'pip install "dcr2ad[ray]"') from None
-    images = len({question.sample.image for question in work.questions})
+    images = len({question.sample.image for question in questions})
     if images < work.shards:
         raise InputError(f"{images} images cannot be parted among {work.shards} shards", "Use fewer workers")
     if is_nano(work.spec):
         resolve(work.spec)  # built here once, not by every worker
+    write_records(work.out / SHARDS / QUESTIONS, questions)
     began = not ray.is_initialized()
     if began:
         ray.init(log_to_driver=False, include_dashboard=False, configure_logging=False)
@@ -89,8 +99,8 @@ def evaluate_on_workers(
         gpus = 1 if ray.cluster_resources().get("GPU") else 0
         rows = ray.data.from_items([{"shard": number} for number in range(1, work.shards + 1)], override_num_blocks=work.shards)
         asked = rows.map(
-            _Worker,
-            fn_constructor_args=(ray.put(work), fresh, str(Path.cwd())),
+            Worker,
+            fn_constructor_args=(work, fresh, str(Path.cwd())),
             num_gpus=gpus,
             compute=ray.data.ActorPoolStrategy(size=workers),
         )
@@ -110,31 +120,37 @@ def shards_for(workers: int, images: int) -> int:
     return max(1, min(SHARDS_A_WORKER * workers, images))
 
 
-class _Worker:
-    """One worker: the model, opened once, and the shards it is given."""
+class Worker:
+    """One worker: the model, opened once, and the shards it is given.
 
-    def __init__(self, work: Any, fresh: bool, folder: str) -> None:
-        import ray
+    Args:
+        work: how the questions are asked.
+        fresh: throw earlier predictions away.
+        folder: where the command was given; paths of photographs may be relative to it.
+    """
 
-        os.chdir(folder)  # paths of photographs may be relative to where the command was given
-        self._work: Work = ray.get(work)
+    def __init__(self, work: Work, fresh: bool, folder: str) -> None:
+        os.chdir(folder)
+        self._work = work
         self._fresh = fresh
         self._model: ChatModel | None = None
         self._problem = ""
         try:
-            self._model = open_model(self._work.spec)
-            self._expert = Expert(keep=KEPT_IN_ORDER) if self._work.expert else None
+            self._questions = RecordFile(work.out / SHARDS / QUESTIONS, Question)
+            self._expert = Expert(keep=KEPT_IN_ORDER) if work.expert else None
+            self._model = open_model(work.spec)
         except Dcr2adError as error:  # told with the shard: what a constructor raises reaches nobody as one line
             self._problem = str(error)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Ask one shard, ``{"shard": number}``; an ``error`` is one line, empty where all went well."""
         work, number = self._work, int(row["shard"])
         if self._model is None:
             return {"shard": number, "error": self._problem}
         try:
             evaluate(
                 self._model,
-                work.questions,
+                self._questions,
                 work.knowledge,
                 work.protocol,
                 _shard(work.out, number),
