@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -196,6 +197,42 @@ def test_questions_that_the_findings_do_not_carry_can_be_left_out(drawn: Path, t
             assert question.sample.expert.is_anomalous == question.sample.is_anomalous
     for letters in carried.letters.values():  # what is left out is not counted, so the letters stay even
         assert max(letters) - min(letters) <= 2 * len(Subtask)
+
+
+def test_sides_are_even_whatever_the_findings_deny(drawn: Path, tmp_path: Path) -> None:
+    """The findings deny more of one side than of the other, which is known only at the end."""
+    made = _build(drawn, tmp_path, expert=FakeExpert(), supported_only=True)
+    side_of = {s.id: (s.object, s.is_anomalous) for s in read_records(tmp_path / "samples.jsonl", Sample)}
+    denied, left_out = Counter[tuple[str, bool]](), Counter[tuple[str, bool]]()
+    for row in read_records(tmp_path / "rejected.jsonl", Rejected):
+        if row.subtask is Subtask.DETECTION:
+            (denied if row.reason.startswith("the findings") else left_out)[side_of[row.sample]] += 1
+    asked = read_records(tmp_path / "questions.jsonl", Question)
+    sides = Counter(side_of[question.sample.id] for question in asked if question.subtask is Subtask.DETECTION)
+    both = {name for name, _ in sides if sides[name, True] and sides[name, False]}
+    assert both and all(sides[name, True] == sides[name, False] for name in both)
+    assert any(denied[name, True] != denied[name, False] for name in both)
+    assert sides.total() + denied.total() + left_out.total() == made.images
+
+
+def test_evening_the_sides_can_be_stopped_between_its_two_writes(
+    drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _build(drawn, tmp_path / "whole", expert=FakeExpert(), supported_only=True)
+    replace = Path.replace
+
+    def stopped(path: Path, target: Path) -> Path:
+        if path.name == "questions.jsonl.tmp":
+            raise KeyboardInterrupt
+        return replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        _build(drawn, tmp_path / "cut", expert=FakeExpert(), supported_only=True)
+    monkeypatch.undo()
+    assert len(_bytes(tmp_path / "cut")["questions.jsonl"]) > len(_bytes(tmp_path / "whole")["questions.jsonl"])
+    _build(drawn, tmp_path / "cut", expert=FakeExpert(), supported_only=True)
+    assert _bytes(tmp_path / "cut") == _bytes(tmp_path / "whole")
 
 
 def test_some_sub_tasks_alone_can_be_asked_about(drawn: Path, tmp_path: Path) -> None:
