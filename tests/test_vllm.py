@@ -249,9 +249,9 @@ def test_routing_through_the_server_is_routing_in_process(served: tuple[Path, st
         assert logprobs[index] == pytest.approx(max(logprobs), abs=1e-3)
 
 
-def test_a_server_holds_an_answer_to_the_schema(served: tuple[Path, str], tmp_path: Path) -> None:
-    """A model that knows nothing writes JSON of the form asked for, since the server lets it write nothing else."""
-    there = open_model(served[1])
+def test_a_server_holds_an_answer_to_the_schema(taught: str, tmp_path: Path) -> None:
+    """A model that learnt another answer by heart writes JSON of the form asked for: the server lets it write nothing else."""
+    there = open_model(taught)
     assert isinstance(there, EndpointModel)
     kinds = ["scratch", "dent", "stain"]
     schema = {
@@ -270,7 +270,7 @@ def test_a_teacher_that_writes_no_end_is_rejected(served: tuple[Path, str], tmp_
     made = _instruct(served[1], tmp_path, max_images=2)
     rejected = [row.reason for row in read_records(tmp_path / "out" / "rejected.jsonl", Rejected)]
     denied = [reason for reason in rejected if reason.startswith("the response cannot stand")]
-    assert denied and set(denied) == {"the response cannot stand: the teacher's answer is not the JSON asked for"}
+    assert denied and set(denied) == {"the response cannot stand: the teacher's answer is cut off"}
     assert made.usage.requests == 3 * len(denied) and made.usage.new_tokens > 300 * made.usage.requests
     assert not any(tmp_path.glob("cache/*/*.json"))
 
