@@ -254,10 +254,8 @@ def test_the_stage_imports_no_torch() -> None:
 
 
 @needs_real_mini
-def test_real_mini_in_proportion_and_quick(tmp_path: Path) -> None:
-    start = time.monotonic()
+def test_real_mini_in_proportion(tmp_path: Path) -> None:
     summary = build_instructions(REAL_MINI, tmp_path / "a", BASE, InstructSettings(), seed=0, datasets=("mtd", "cookies"))
-    assert summary.images / (time.monotonic() - start) > 20  # the aim is 40 a second on an idle machine
     assert set(summary.objects) == {"magnetic tile", "cookie"} and not summary.skipped
     assert all(max(counts) - min(counts) <= 14 for counts in summary.letters.values())
     small = build_instructions(REAL_MINI, tmp_path / "b", BASE, InstructSettings(max_images=40), seed=0)
