@@ -107,3 +107,18 @@ def test_knowledge_verbs(tmp_path: Path) -> None:
     assert built.returncode == 0, built.stderr
     checked = run("knowledge", "check", tmp_path / "k" / "entries.jsonl")
     assert checked.returncode == 0 and "0 problems" in checked.stderr
+
+
+def test_a_table_of_counts_has_a_row_for_each_thing_counted() -> None:
+    from dcr2ad.commands.common import count_rows
+
+    counts = {
+        "images": 3,
+        "of_object": {"nut": 2, "cap": 1},
+        "letters": {"2": [1, 2]},
+        "share": 0.66666,
+        "none": {},
+        "no": None,
+    }
+    expected = [("images", "3"), ("of object: nut", "2"), ("of object: cap", "1"), ("letters: 2", "1, 2"), ("share", "0.6667")]
+    assert count_rows(counts) == expected

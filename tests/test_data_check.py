@@ -100,6 +100,9 @@ def test_every_form_is_read_back_by_datasets(questions: list[Question], tmp_path
         if form in {"trl", "parquet"}:
             shown, answer = row["prompt"][0]["content"], row["completion"][0]["content"][0]["text"]
             pictures = sum(part["type"] == "image" for part in shown)
+        elif form == "sharegpt":
+            assert [turn["from"] for turn in row["conversations"]] == ["human", "gpt"]
+            pictures, answer = row["conversations"][0]["value"].count("<image>"), row["conversations"][1]["value"]
         else:
             assert [message["role"] for message in row["messages"]] == ["user", "assistant"]
             pictures, answer = row["messages"][0]["content"].count("<image>"), row["messages"][1]["content"]

@@ -155,15 +155,18 @@ def test_ds_mvtec_takes_references_from_mvtec_ad_beside_it(tmp_path: Path, name:
         assert all(len(s.references) == 2 for s in samples)
 
 
-def test_goodsad_and_btad_read_as_mvtec(tmp_path: Path) -> None:
-    goods, btad = tmp_path / "GoodsAD", tmp_path / "BTAD"
+def test_goodsad_mpdd_and_btad_read_as_mvtec(tmp_path: Path) -> None:
+    goods, mpdd, btad = tmp_path / "GoodsAD", tmp_path / "MPDD", tmp_path / "BTAD"
     for index in range(2):
         _picture(goods / "food_box" / "train" / "good" / f"000_{index:03d}.jpg")
         _picture(goods / "food_box" / "test" / "opened" / f"001_{index:03d}.jpg")
         _picture(goods / "food_box" / "ground_truth" / "opened" / f"001_{index:03d}.png", 255)
+        _picture(mpdd / "metal_plate" / "train" / "good" / f"{index:03d}.png")
+        _picture(mpdd / "metal_plate" / "test" / "major_rust" / f"{index:03d}.png")
+        _picture(mpdd / "metal_plate" / "ground_truth" / "major_rust" / f"{index:03d}_mask.png", 255)
         _picture(btad / "01" / "train" / "ok" / f"{index:04d}.bmp")
         _picture(btad / "01" / "test" / "ko" / f"{index:04d}.bmp")
         _picture(btad / "01" / "ground_truth" / "ko" / f"{index:04d}.png", 255)
-    for root, kind in ((goods, "opened"), (btad, "ko")):
+    for root, kind in ((goods, "opened"), (mpdd, "major_rust"), (btad, "ko")):
         samples = list(read_folder(root, parts=("test",)))
         assert len(samples) == 2 and all(s.defect == kind and s.masks and s.references for s in samples)

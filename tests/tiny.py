@@ -1,6 +1,7 @@
 """Tiny random models in the model hub's folder layout, and records to train them on: built in seconds, no network.
 
     tiny_qwen(folder), tiny_internvl(folder)   vision-language folders that `VisionLanguageModel.load` takes
+    learn(folder, asked, answer)               a `tiny_qwen` that answers everything with one text
     tiny_llama(), tiny_qwen3()                 text models in memory
     tiny_base()                                four knowledge entries
     tiny_questions(folder, n), tiny_pairs(folder, n)   questions about small random photographs, and preference pairs
@@ -12,6 +13,7 @@ the default initialisation, so that logits differ enough for comparisons to mean
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +144,37 @@ def tiny_qwen(
         )
     )
     return folder
+
+
+def learn(folder: Path, asked: Sequence[str], answer: str, *, steps: int = 300, seed: int = 0) -> None:
+    """Teach a `tiny_qwen` by heart to answer all of `asked`, and what is much like it, with one text.
+
+    Its folder is written over. Ends as soon as the answer's tokens are nearly certain.
+    """
+    from transformers import AutoTokenizer, Qwen2_5_VLForConditionalGeneration
+
+    model = Qwen2_5_VLForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).train()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    target = tokenizer(answer + "<|im_end|>", add_special_tokens=False).input_ids
+    with torch.no_grad():  # four times the default initialisation learns badly
+        for weight in model.parameters():
+            weight /= 4 if weight.dim() > 1 else 1
+    optimiser, rng = torch.optim.AdamW(model.parameters(), lr=2e-3), np.random.default_rng(seed)
+    sure = 0
+    for _ in range(steps):
+        message = [{"role": "user", "content": str(rng.choice(asked))}]
+        text = tokenizer.apply_chat_template(message, add_generation_prompt=True, tokenize=False)
+        start = tokenizer(text, add_special_tokens=False).input_ids
+        rows = torch.tensor([start + target]), torch.tensor([[-100] * len(start) + target])
+        loss = model(input_ids=rows[0], labels=rows[1]).loss
+        optimiser.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimiser.step()
+        sure = sure + 1 if float(loss.detach()) < 0.003 else 0
+        if sure == 20:
+            break
+    model.eval().save_pretrained(folder)
 
 
 def tiny_internvl(

@@ -20,8 +20,8 @@ LOOK_END = " mark "
 
 _STRICTNESS = 12
 """How strongly lacking texts are preferred as wrong options: with 3, frequent kinds were right in 38 of 100 offers of four."""
-_SLACK, _GRANTED = 1.1, 12
-"""Factor and number of offers by which a text may be right more often than its share."""
+_SLACK, _GRANTED, _GRANTED_STRICTLY = 1.1, 12, 5
+"""Factor and numbers of offers by which a text may be right more often than its share."""
 
 
 Kind = tuple[Subtask, str]
@@ -89,13 +89,14 @@ class OptionBalance:
 
         return sorted(offers, key=lambda offer: -lot(offer[0]))
 
-    def is_surplus(self, subtask: Subtask, text: str, options: int, object_name: str = "") -> bool:
+    def is_surplus(self, subtask: Subtask, text: str, options: int, object_name: str = "", *, strict: bool = False) -> bool:
         """Whether `text` was right so often, beside how often it was wrong, that it should not be asked for once more.
 
         Where kinds exclude each other (a crack is no wrong option beside another crack), a frequent one cannot be wrong often
-        enough. The first few are granted: with so few questions nobody learns.
+        enough. The first few are granted, fewer when `strict`: with so few questions nobody learns.
         """
-        kind, granted = (subtask, object_name), _GRANTED / (2 if object_name else 1)
+        kind = (subtask, object_name)
+        granted = (_GRANTED_STRICTLY if strict else _GRANTED) / (2 if object_name else 1)
         return self._right[kind, text] + 1 > _SLACK * (self._wrong[kind, text] + granted) / (options - 1)
 
 

@@ -142,7 +142,7 @@ class EndpointTeacher:
         try:
             return Written.model_validate(json.loads(_object_in(done.text)))
         except (ValueError, ValidationError):
-            return "the teacher's answer is not the JSON asked for"
+            return "the teacher's answer is " + ("cut off" if done.status == "length" else "not the JSON asked for")
 
 
 def teacher_prompt(question: Question, entry: KnowledgeEntry | None, answer: int, attempt: int = 0) -> Prompt:

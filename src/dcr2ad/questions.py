@@ -222,10 +222,13 @@ class QuestionMaker:
         }
         hard = random.Random(f"{self._seed}/{sample.id}/{subtask}/hard").random() < self._hard_share
         near, rivals = self._rivals.tiers(entry, sample, of_object=hard)
-        draft = self._choice(subtask, rng.choice(templates[kind]), kind, sample, entry, rivals, near, rng)
-        # Data of few kinds has the same ones right again and again; and half of any kind's questions stay.
-        spare = not self._measuring and len(self._rivals.kinds) > 4 and rng.random() < 0.5
-        often = spare and isinstance(draft, _Draft) and self.balance.is_surplus(subtask, draft.right[0], 4)
+        own = self._keys[sample.object] if hard and kind == "title" else ()
+        draft = self._choice(subtask, rng.choice(templates[kind]), kind, sample, entry, rivals, near, rng, own=own)
+        # Data of few kinds has the same ones right again and again; and half of any kind's questions stay, unless most offers
+        # keep to the object's own kinds: then the one kind of another object is hardly ever wrong.
+        strict = self._hard_share > 0
+        spare = not self._measuring and len(self._rivals.kinds) > 4 and (rng.random() < 0.5 or strict)
+        often = spare and isinstance(draft, _Draft) and self.balance.is_surplus(subtask, draft.right[0], 4, strict=strict)
         return TOO_OFTEN if often else draft
 
     def _object_analysis(self, sample: Sample, entry: KnowledgeEntry, rng: random.Random) -> _Draft | str:
@@ -265,8 +268,12 @@ class QuestionMaker:
         near: Collection[str],
         rng: random.Random,
         most: int = WRONG_OPTIONS,
+        own: Collection[str] = (),
     ) -> _Draft | str:
-        """The right entry's statement and up to `most` of others, from the first tier on, that do not say much the same."""
+        """The right entry's statement and up to `most` of others, from the first tier on, that do not say much the same.
+
+        Names of kinds of which the data tell one from the other, `own`, may share a word: an open circuit is no short circuit.
+        """
         right = statement(entry, kind, sample.object)
         if not right:
             return f"the knowledge entry has no {kind}"
@@ -275,7 +282,8 @@ class QuestionMaker:
             offers = [(statement(rival, kind, sample.object), rival.key) for rival in tier]
             favoured = {offer for offer, key in offers if key in near}
             for offer, key in self.balance.order(subtask, offers, favoured, rng):
-                if offer and not any(alike(offer, other, 0.3) for other in (right, *(said for said, _ in wrong))):
+                limit = 0.6 if key in own else 0.3
+                if offer and not any(alike(offer, other, limit) for other in (right, *(said for said, _ in wrong))):
                     wrong.append((offer, key))
                 if len(wrong) == most:
                     return _Draft(text, (right, entry.key), wrong, "entry", kind)

@@ -60,8 +60,11 @@ class Rivals:
         """
         own = self.of_object.get(sample.object, set())
         near = {other.key for other, _ in self._base.look_alikes(entry.key)} | own
-        plausible = self._measuring or (of_object and len(self.kinds & own) > WRONG_OPTIONS)
-        keyed = self._plausible_keys(sample, near) if plausible else (self._of_data, near, self.known)
+        keyed: tuple[Collection[str], ...] = (self._of_data, near, self.known)
+        if self._measuring:
+            keyed = self._plausible_keys(sample, near)
+        elif of_object and len(self.kinds & own) > WRONG_OPTIONS:
+            keyed = (own, *keyed)
         return near, ([other for other in self.entries(keys) if self._is_rival(other, entry, sample)] for keys in keyed)
 
     def entries(self, keys: Iterable[str]) -> list[KnowledgeEntry]:

@@ -45,13 +45,23 @@ def say(line: str) -> None:
 
 def print_counts(stage: str, counts: dict[str, Any], result: Path) -> None:
     """What a stage made and dropped, as a table, and where it lies."""
-    rows = [(name.replace("_", " "), _listed(value)) for name, value in counts.items() if value not in ({}, [], None)]
-    console.out.print(console.table(stage, ("count", ""), rows))
+    console.out.print(console.table(stage, ("count", ""), count_rows(counts)))
     console.err.print(f"written: {result}", markup=False)
 
 
-def _listed(value: Any) -> str:
-    """Counts by name, one a line; those of a list (option letters from A on) side by side."""
-    if isinstance(value, dict):
-        return "\n".join(f"{name}: {_listed(count)}" for name, count in value.items())
-    return " / ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+def count_rows(counts: dict[str, Any]) -> list[tuple[str, str]]:
+    """Rows of a table of counts: what is counted by name gets a row a name; what is empty gets none."""
+    rows: list[tuple[str, str]] = []
+    for name, value in counts.items():
+        spoken = name.replace("_", " ")
+        if isinstance(value, dict):
+            rows += [(f"{spoken}: {key}", _shown(each)) for key, each in value.items()]
+        elif value not in ([], (), None):
+            rows.append((spoken, _shown(value)))
+    return rows
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_shown, value))
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from dcr2ad import console
 from dcr2ad.artifacts import read_records, write_bytes
-from dcr2ad.commands.common import load_knowledge, must_exist, print_counts, read_recipe, say
+from dcr2ad.commands.common import count_rows, load_knowledge, must_exist, print_counts, read_recipe, say
 from dcr2ad.datasets.folder import read_folder
 from dcr2ad.datasets.onto import DRAWN
 from dcr2ad.errors import InputError
@@ -177,9 +177,7 @@ def run_check(data: Path, *, datasets: Sequence[str] = ()) -> bool:
     must_exist(data)
     with console.progress("check") as update:
         found = check_folder(read_folder(data, datasets=datasets), update)
-    counts = found.model_dump(exclude={"findings"})
-    rows = [(name.replace("_", " "), value) for name, value in counts.items()]
-    console.out.print(console.table("data", ("count", ""), rows))
+    console.out.print(console.table("data", ("count", ""), count_rows(found.model_dump(exclude={"findings"}))))
     for finding in found.findings:
         say(f"{finding.path}: {finding.what}")
     for what, count in found.counts.items():

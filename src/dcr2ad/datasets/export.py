@@ -23,9 +23,10 @@ FORMATS = ("sharegpt", "llamafactory", "trl", "parquet")
 def export_questions(questions: Iterable[Question], base: KnowledgeBase, out: Path, form: str) -> int:
     """Write the questions that have a response; returns how many.
 
-    ``sharegpt`` and ``llamafactory`` write a JSON list with ``messages`` and ``images``, an ``<image>`` a picture; the second
-    also ``dataset_info.json`` beside it. ``trl`` writes JSONL with ``prompt``, ``completion`` and ``images`` in the
-    conversational vision form. ``parquet`` holds the rows of ``trl`` (needs ``pyarrow``). Images are named by path.
+    ``sharegpt`` writes a JSON list with ``conversations`` (``from`` ``human`` and ``gpt``, ``value``) and ``images``, an
+    ``<image>`` a picture; ``llamafactory`` one with ``messages``, and ``dataset_info.json`` beside it. ``trl`` writes JSONL
+    with ``prompt``, ``completion`` and ``images`` in the conversational vision form. ``parquet`` holds the rows of ``trl``
+    (needs ``pyarrow``). Images are named by path.
 
     Raises:
         UnknownNameError: no such form.
@@ -36,7 +37,7 @@ def export_questions(questions: Iterable[Question], base: KnowledgeBase, out: Pa
     answered = [question for question in questions if question.response is not None]
     if not answered:
         raise InputError("no question has a response", "Name the folder of `instruct`, not of `bench`")
-    make = _trl if form in {"trl", "parquet"} else _sharegpt
+    make = {"sharegpt": _sharegpt, "llamafactory": _llamafactory}.get(form, _trl)
     rows = [make(_prompt(question, base), question) for question in answered]
     if form == "parquet":
         _write_parquet(rows, out)
@@ -64,9 +65,17 @@ def _response(question: Question) -> str:
     return write_response(question.response) if question.response is not None else ""
 
 
+def _text(prompt: Prompt) -> str:
+    return "".join("<image>" if isinstance(part, ImagePart) else part.text for part in prompt.parts)
+
+
 def _sharegpt(prompt: Prompt, question: Question) -> dict[str, Any]:
-    text = "".join("<image>" if isinstance(part, ImagePart) else part.text for part in prompt.parts)
-    messages = [{"role": "user", "content": text}, {"role": "assistant", "content": _response(question)}]
+    turns = [{"from": "human", "value": _text(prompt)}, {"from": "gpt", "value": _response(question)}]
+    return {"id": question.id, "conversations": turns, "images": _images(prompt)}
+
+
+def _llamafactory(prompt: Prompt, question: Question) -> dict[str, Any]:
+    messages = [{"role": "user", "content": _text(prompt)}, {"role": "assistant", "content": _response(question)}]
     return {"id": question.id, "messages": messages, "images": _images(prompt)}
 
 

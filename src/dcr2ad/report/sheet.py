@@ -26,9 +26,10 @@ def contact_sheet(
     """
     cells: list[tuple[str, Image.Image]] = []
     for caption, picture, mask in pictures:
-        cells.append((caption, picture))
+        room = side // 6 * (1 if mask is None else 2)  # a caption goes on over the outlined picture beside
+        cells.append((caption[:room], picture))
         if mask is not None:
-            cells.append(("mask", _outlined(picture, mask)))
+            cells.append(("", _outlined(picture, mask)))
     rows = -(-len(cells) // columns)
     sheet = Image.new("RGB", (columns * side, rows * (side + 16)), "white")
     pen = ImageDraw.Draw(sheet)
@@ -37,7 +38,7 @@ def contact_sheet(
         small = picture.convert("RGB")
         small.thumbnail((side - 6, side - 6))
         sheet.paste(small, (x + 3, y + 14))
-        pen.text((x + 4, y + 1), caption[: side // 6], fill="black")
+        pen.text((x + 4, y + 1), caption, fill="black")
     return sheet
 
 

@@ -10,19 +10,15 @@ says that it is done; lines of an image without that line are thrown away when t
 
 from __future__ import annotations
 
-import json
 import random
-from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
-
-from dcr2ad.artifacts import RecordWriter, StageFolder, digest_json, digest_records, drop_torn_line, read_records, write_text
+from dcr2ad.artifacts import RecordWriter, StageFolder, digest_json, digest_records, read_records
 from dcr2ad.config import InstructSettings
 from dcr2ad.datasets.folder import Skipped
-from dcr2ad.datasets.onto import DRAWN, Planned, draw_planned
+from dcr2ad.datasets.onto import Planned, draw_planned
 from dcr2ad.deception import candidates_for, choose_wrong_key
 from dcr2ad.errors import ImageError, InputError
 from dcr2ad.evidence import unsupported
@@ -32,15 +28,21 @@ from dcr2ad.knowledge import KnowledgeBase
 from dcr2ad.leaks import Forbidden, Match
 from dcr2ad.questions import QuestionMaker, Rejected
 from dcr2ad.routing import LISTED
+from dcr2ad.stages.build_files import (
+    FORBIDDEN,
+    SKIPPED,
+    UNDRAWN,
+    UNREADABLE,
+    BuildSummary,
+    count_made,
+    even_sides,
+    keep_finished,
+)
 from dcr2ad.stages.findings import InspectsTraceably, inspect_sample
 from dcr2ad.teacher import Teacher, direct_answer
-from dcr2ad.types import Question, Record, Sample, Trajectory
+from dcr2ad.types import Question, Sample, Trajectory
 from dcr2ad.verify import check_response
 from dcr2ad.wordings import BENCHMARK_WORDING, QuestionWording
-
-_UNREADABLE, _SKIPPED, _FORBIDDEN = "image or mask cannot be read", "file skipped", "image is in a benchmark"
-_UNDRAWN = "no defect could be drawn"
-"""How the reason of a whole image begins in rejected.jsonl; the case follows after a colon."""
 
 _DENIED, _UNSUPPORTED = "the response cannot stand", "the findings do not carry the answer"
 TRIES = 3
@@ -48,37 +50,6 @@ TRIES = 3
 
 Progress = Callable[[int, int], None]
 """Called with images done and images in all."""
-
-
-class BuildSummary(Record):
-    """What was made and what was dropped, counted."""
-
-    images: int
-    """Images in samples.jsonl."""
-    defective: int
-    """Of these, defective ones."""
-    drawn: int = 0
-    """Of these, good photographs onto which a defect was drawn."""
-    with_findings: int
-    """Of these, those with the expert's findings."""
-    questions: int
-    """Questions made."""
-    subtasks: dict[str, int]
-    """Questions a sub-task."""
-    objects: dict[str, int]
-    """Questions an object."""
-    letters: dict[str, list[int]]
-    """How often each option index is right, by number of options."""
-    reasoned: int
-    """Questions with a worked response."""
-    direct: int
-    """Questions with a direct answer."""
-    rewritten: int = 0
-    """Responses that stand after having been written again: the mask denied the first."""
-    rejected: dict[str, int] = Field(default_factory=dict)
-    """Questions and images dropped, by reason."""
-    skipped: dict[str, int] = Field(default_factory=dict)
-    """Files the reader could not use, by reason; the files are named in rejected.jsonl."""
 
 
 class Build:
@@ -103,9 +74,9 @@ class Build:
         if planned:
             random.Random(f"{seed}/order").shuffle(self._samples)
         self._base = knowledge_base
-        measuring = wording is BENCHMARK_WORDING
+        self._measuring = wording is BENCHMARK_WORDING
         # A small benchmark still offers the kinds of defect that the whole data holds.
-        known = every if measuring else self._samples
+        known = every if self._measuring else self._samples
         self._settings = settings or InstructSettings()
         self._maker = QuestionMaker(
             knowledge_base,
@@ -114,7 +85,7 @@ class Build:
             wording=wording,
             hard_share=self._settings.hard_share,
             subtasks=self._settings.subtasks,
-            measuring=measuring,
+            measuring=self._measuring,
         )
         self._seed = seed
         self._expert = expert
@@ -133,11 +104,15 @@ class Build:
         with StageFolder(out, stage=stage, config=config, inputs=inputs, seed=self._seed, fresh=fresh) as folder:
             if folder.done:
                 return BuildSummary.model_validate(folder.manifest.summary)
-            done = _keep_finished(out)
+            done = keep_finished(out)
             for question in read_records(out / "questions.jsonl", Question):
                 self._maker.balance.count(question)
             self._write_all(out, done, progress)
-            summary = _count(out, self._skipped)
+            if not self._measuring:
+                even_sides(out, f"{self._seed}/even")
+            with RecordWriter(out / "rejected.jsonl") as rejected:
+                rejected.write(*(Rejected(sample=item.path, reason=f"{SKIPPED}: {item.why}") for item in self._skipped))
+            summary = count_made(out, self._skipped)
             if not summary.questions:
                 raise InputError(f"no question could be made of {summary.images} images", f"See {out / 'rejected.jsonl'}")
             folder.finish(summary.model_dump(mode="json"))
@@ -161,7 +136,6 @@ class Build:
                         samples.write(seen)
                 if progress is not None:
                     progress(position, len(self._samples))
-            rejected.write(*(Rejected(sample=item.path, reason=f"{_SKIPPED}: {item.why}") for item in self._skipped))
 
     def _ask(self, sample: Sample) -> tuple[Sample, list[Question], list[Rejected]] | Rejected:
         """The sample as seen, its questions with responses, and those dropped; or why the whole sample is."""
@@ -171,7 +145,7 @@ class Build:
             seen = self._inspect(sample)
             made, dropped = self._maker.make(seen)
         except ImageError as error:
-            return Rejected(sample=sample.id, reason=f"{_UNREADABLE}: {error.what}")
+            return Rejected(sample=sample.id, reason=f"{UNREADABLE}: {error.what}")
         answered = [self._respond(question) for question in made]
         for question, item in zip(made, answered, strict=True):
             if isinstance(item, Rejected):  # a resumed run must not know of it either
@@ -182,12 +156,12 @@ class Build:
     def _refusal(self, sample: Sample) -> str:
         """Why the sample is left out whole, or an empty text; a planned picture is drawn on the way."""
         if match := self._forbidden_match(sample):
-            return f"{_FORBIDDEN}: {match.reason}"
+            return f"{FORBIDDEN}: {match.reason}"
         if planned := self._planned.get(sample.id):
             try:
                 draw_planned(planned)
             except ImageError as error:
-                return f"{_UNDRAWN}: {error.what}"
+                return f"{UNDRAWN}: {error.what}"
         return ""
 
     def _forbidden_match(self, sample: Sample) -> Match | None:
@@ -240,58 +214,3 @@ class Build:
             wrong = choose_wrong_key(question.sample, key, self._base, seed=self._seed).key
             update["candidates"] = candidates_for(key, wrong, question.sample, self._base, count=LISTED, seed=self._seed)
         return question.model_copy(update=update)
-
-
-def _keep_finished(out: Path) -> set[str]:
-    """Ids of the images that are done; lines of an unfinished one are cut off the files."""
-    paths = {name: out / f"{name}.jsonl" for name in ("samples", "questions", "rejected")}
-    for path in paths.values():
-        drop_torn_line(path)
-        path.touch()
-    done = {sample.id for sample in read_records(paths["samples"], Sample)}
-    whole = (_UNREADABLE, _FORBIDDEN, _UNDRAWN)
-    done |= {item.sample for item in read_records(paths["rejected"], Rejected) if item.reason.startswith(whole)}
-    for name in ("questions", "rejected"):
-        lines = paths[name].read_text(encoding="utf-8").splitlines(keepends=True)
-        kept = [line for line in lines if _sample_of(json.loads(line)) in done]
-        if len(kept) < len(lines):
-            write_text(paths[name], "".join(kept))
-    return done
-
-
-def _sample_of(line: dict[str, Any]) -> str:
-    """Id of the sample a line of questions.jsonl or rejected.jsonl belongs to."""
-    sample = line["sample"]
-    return str(sample["id"] if isinstance(sample, dict) else sample)
-
-
-def _count(out: Path, skipped: Sequence[Skipped]) -> BuildSummary:
-    """What the three files hold."""
-    samples = list(read_records(out / "samples.jsonl", Sample))
-    subtasks: Counter[str] = Counter()
-    objects: Counter[str] = Counter()
-    kinds: Counter[str] = Counter()
-    letters: dict[str, list[int]] = {}
-    for question in read_records(out / "questions.jsonl", Question):
-        subtasks[question.subtask.value] += 1
-        objects[question.sample.object] += 1
-        if question.response is not None:
-            kinds["rewritten"] += "tries" in question.provenance
-            kinds["reasoned" if question.response.reasoning else "direct"] += 1
-        letters.setdefault(str(len(question.options)), [0] * len(question.options))[question.answer] += 1
-    reasons = Counter(item.reason.partition(":")[0] for item in read_records(out / "rejected.jsonl", Rejected))
-    return BuildSummary(
-        images=len(samples),
-        defective=sum(sample.is_anomalous for sample in samples),
-        drawn=sum(sample.id.startswith(DRAWN) for sample in samples),
-        with_findings=sum(sample.expert is not None for sample in samples),
-        questions=sum(subtasks.values()),
-        subtasks=dict(sorted(subtasks.items())),
-        objects=dict(sorted(objects.items())),
-        letters=dict(sorted(letters.items())),
-        reasoned=kinds["reasoned"],
-        direct=kinds["direct"],
-        rewritten=kinds["rewritten"],
-        rejected={reason: n for reason, n in sorted(reasons.items()) if reason != _SKIPPED},
-        skipped=dict(sorted(Counter(item.why for item in skipped).items())),
-    )
