@@ -126,8 +126,8 @@ def test_without_expert_or_reference(photographs: tuple[Path, Path]) -> None:
     assert alone.expert is None and any("No reference" in note for note in alone.notes)
 
 
-@pytest.mark.parametrize(("references", "own"), [(1, False), (2, False), (3, True), (5, True)])
-def test_three_references_set_the_experts_limit_and_the_model_is_shown_one(
+@pytest.mark.parametrize(("references", "own"), [(1, False), (4, False), (5, True), (7, True)])
+def test_five_references_set_the_experts_limit_and_the_model_is_shown_one(
     photographs: tuple[Path, Path], references: int, own: bool
 ) -> None:
     class WithLimits(StubExpert):

@@ -19,9 +19,9 @@ SCORES = st.lists(st.floats(-5, 20), min_size=LEAST, max_size=30)
 
 
 def test_by_hand() -> None:
-    # Scores 1, 2, 3: mean 2, squares 2. With the ordinary spread for 12: (2 + 12 * 1.21) / 14 = 1.18; t(0.8; 14) = 0.8681.
+    # Scores 1 to 5: mean 3, squares 10. With the ordinary spread for 12: (10 + 12 * 1.21) / 16 = 1.5325; t(0.8; 16) = 0.8647.
     assert (SPREAD, WEIGHT) == (1.1, 12)
-    assert own_limit([1.0, 2.0, 3.0]) == pytest.approx(2 + 0.8681 * math.sqrt(1.18 * (1 + 1 / 3)), abs=1e-3)
+    assert own_limit([1.0, 2.0, 3.0, 4.0, 5.0]) == pytest.approx(3 + 0.8647 * math.sqrt(1.5325 * (1 + 1 / 5)), abs=1e-3)
 
 
 @pytest.mark.parametrize("free", [12, 14, 20, 70])
@@ -50,10 +50,10 @@ def test_so_many_of_further_good_parts_lie_below() -> None:
 
 
 def test_alike_scores_set_no_limit_close_to_them() -> None:
-    assert own_limit([2.0] * 3) > 2.5
+    assert own_limit([2.0] * LEAST) > 2.5
 
 
-@pytest.mark.parametrize(("scores", "share"), [([1.0, 2.0], 0.8), ([1.0] * 5, 0.4), ([1.0] * 5, 1.0)])
+@pytest.mark.parametrize(("scores", "share"), [([1.0] * 4, 0.8), ([1.0] * 5, 0.4), ([1.0] * 5, 1.0)])
 def test_what_cannot_be_is_refused(scores: list[float], share: float) -> None:
     with pytest.raises(ValueError, match="a limit needs"):
         own_limit(scores, share)
@@ -87,5 +87,5 @@ def test_an_expert_with_a_limit_of_the_line_finds_what_the_general_one_lets_pass
 
 def test_a_limit_does_not_depend_on_the_order_of_the_parts(caps: list[Path]) -> None:
     expert = Expert()
-    assert expert.own_limit(caps[:4]) == pytest.approx(expert.own_limit(caps[:4][::-1]), abs=1e-5)
-    assert expert.own_limit(caps[:4], 0.95) > expert.own_limit(caps[:4], 0.8)
+    assert expert.own_limit(caps[:5]) == pytest.approx(expert.own_limit(caps[:5][::-1]), abs=1e-5)
+    assert expert.own_limit(caps[:5], 0.95) > expert.own_limit(caps[:5], 0.8)

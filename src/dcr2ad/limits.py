@@ -10,14 +10,14 @@ import math
 from collections.abc import Sequence
 from statistics import NormalDist, fmean
 
-LEAST = 3
-"""Good parts that a limit of their own needs."""
+LEAST = 5
+"""Good parts that a limit of their own needs; of three it is no better than the general one (docs/expert.md)."""
 SHARE = 0.8
 """Share of good parts that should lie below, the same as for the general limit."""
 SPREAD = 1.1
 """Standard deviation of good parts' scores in an ordinary category, in units of the score; of real-mini's train photographs."""
 WEIGHT = 12
-"""How many good parts that ordinary spread counts for, so that three scores close together by chance set none close to them.
+"""How many good parts that ordinary spread counts for, so that a few scores close together by chance set none close to them.
 How far apart the spreads of real-mini's seven categories lie says about 12."""
 
 

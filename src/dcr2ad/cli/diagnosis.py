@@ -15,7 +15,7 @@ def diagnose(
     image: Annotated[Path, typer.Argument(help="A photograph, or a folder of them.")],
     reference: Annotated[
         list[Path] | None,
-        typer.Option("--reference", "-r", help="Good part, or a folder of them; may be repeated. Three or more set a limit."),
+        typer.Option("--reference", "-r", help="Good part, or a folder of them; may be repeated. Five or more set a limit."),
     ] = None,
     object_name: Annotated[str, typer.Option("--object", help="What the part is called.")] = "part",
     question: Annotated[str | None, typer.Option(help="A question of your own.")] = None,
