@@ -45,6 +45,7 @@ LAYERS: dict[str, int] = {
     "leaks": 2,
     "meaning": 2,
     "models": 2,
+    "patches": 1,
     "prompts": 2,
     "questions": 2,
     "rankings": 2,
@@ -66,7 +67,7 @@ LAYERS: dict[str, int] = {
 }
 """Layer of each module or package directly under dcr2ad; one layer may use itself and what lies below."""
 
-TORCH = {"expert", "kinds", "meaning", "models", "training", "stages", "commands", "server"}
+TORCH = {"expert", "kinds", "meaning", "models", "patches", "training", "stages", "commands", "server"}
 """Who may import torch: what computes, and what opens it for a verb."""
 
 

@@ -10,7 +10,8 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from dcr2ad import expert as module
 from dcr2ad.errors import ImageError, InputError
-from dcr2ad.expert import GRID, THRESHOLD, UNIT, Expert, even_out
+from dcr2ad.expert import THRESHOLD, UNIT, Expert, even_out
+from dcr2ad.patches import GRID, Features, self_distance
 from dcr2ad.regions import cell_scores, connected, elongation, tone
 
 
@@ -86,7 +87,7 @@ def test_a_reference_explains_itself(expert: Expert, parts: dict[str, Path]) -> 
 def test_the_score_is_the_raw_distance_in_units_above_the_references_own(expert: Expert, parts: dict[str, Path]) -> None:
     findings, _ = expert.inspect(parts["blot"], [parts["reference"]])
     ordinary = findings.raw - findings.score * UNIT
-    assert ordinary == pytest.approx(module.self_distance([expert._features(parts["reference"], views=True)]), abs=1e-6)
+    assert ordinary == pytest.approx(self_distance([expert._features(parts["reference"], views=True)]), abs=1e-6)
     assert 0 < ordinary < findings.raw
 
 
@@ -134,7 +135,7 @@ def count_encodings(expert: Expert, monkeypatch: pytest.MonkeyPatch) -> list[boo
     calls: list[bool] = []
     encode = expert._encode
 
-    def counting(path: str | Path, *, views: bool) -> module.Features:
+    def counting(path: str | Path, *, views: bool) -> Features:
         calls.append(views)
         return encode(path, views=views)
 

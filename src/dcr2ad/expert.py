@@ -13,7 +13,6 @@ import io
 import zipfile
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -30,19 +29,14 @@ from dcr2ad.limits import SHARE, own_limit
 from dcr2ad.models.nano import NAME, build_nano
 from dcr2ad.models.placement import cpu_has_bfloat16
 from dcr2ad.models.tower import PATCH, VisionTower, load_vision_tower, to_pixels
+from dcr2ad.patches import GRID, Features, compare, self_distance
 from dcr2ad.regions import cell_scores, connected, elongation, tone
 from dcr2ad.types import ExpertFindings, KindGuess
 
 LAYERS = (7, 8)
 """Blocks whose features are compared; distances are averaged."""
-COARSE, FINE = 224, 308
-"""Sides, in pixels, that images are resized to: the first carries context, the second small defects."""
-FINE_WEIGHT = 0.3
-"""Weight of the finer map."""
-SELF_WEIGHT = 0.15
-"""Weight of a patch's distance to the rest of its own image: texture repeats itself, a defect seldom does."""
-BORDER = 0.8
-"""Factor on the outermost patches, which see no context on one side and match badly wherever a crop differs."""
+COARSE, FINE = 224, GRID * PATCH
+"""Sides, in pixels, that images are resized to (the second is 308): the first carries context, the second small defects."""
 TOP = 0.01
 """Share of patches, the worst, whose mean is the image score."""
 UNIT = 0.052
@@ -52,23 +46,9 @@ THRESHOLD = 3.67
 that shipped values may be made from, each counting alike. That it is 80 % was settled with train labels in view."""
 HOT_SHARE = 0.6
 """A patch is hot when it passes the threshold and this share of the peak: a strong defect's halo is not the defect."""
-GRID = FINE // PATCH
-"""Side of the anomaly map in patches."""
 KEPT_IN_ORDER = 16
 """Images whose features are enough to keep where neighbours share references: a part's, and those of up to 15 references."""
 _CACHE_VERSION = "expert-v1"
-
-
-@dataclass(frozen=True)
-class Features:
-    """Patch features of one image; rows have unit length, so that a dot product is a cosine."""
-
-    coarse: torch.Tensor
-    """float16, ``(views, 256, 768)``: the image; for a reference also mirrored, flipped and turned by half."""
-    fine: torch.Tensor
-    """float16, ``(484, 768)``: the image at the finer size."""
-    light: np.ndarray
-    """float32, ``(22, 22)``: mean luminance of each fine patch after evening out, 0 to 1."""
 
 
 class Expert:
@@ -232,60 +212,6 @@ def even_out(image: Image.Image) -> Image.Image:
     grey = levels.mean(axis=2)
     standard = (levels - grey.mean()) / max(float(grey.std()), 0.02) * 0.2 + 0.45
     return Image.fromarray((np.clip((levels + standard) / 2, 0, 1) * 255 + 0.5).astype(np.uint8))
-
-
-def compare(query: Features, references: Sequence[Features]) -> np.ndarray:
-    """The raw map, ``(22, 22)``: cosine distance of each query patch from the nearest patch of any reference."""
-    coarse = _nearest(query.coarse[0], torch.cat([reference.coarse.flatten(0, 1) for reference in references]))
-    fine = _nearest(query.fine, torch.cat([reference.fine for reference in references]))
-    return _join(query, coarse, fine)
-
-
-def self_distance(references: Sequence[Features]) -> float:
-    """What distance is ordinary: the mean over each reference's own map, its own neighbourhood left out.
-
-    A patch of a reference is compared with everything else the references show, but not with itself or what it touches.
-    """
-    means = []
-    for number, reference in enumerate(references):
-        others = [other for position, other in enumerate(references) if position != number]
-        own = reference.coarse[0]
-        coarse = _isolation(own)
-        fine = _isolation(reference.fine)
-        if others:
-            coarse = torch.minimum(coarse, _nearest(own, torch.cat([other.coarse.flatten(0, 1) for other in others])))
-            fine = torch.minimum(fine, _nearest(reference.fine, torch.cat([other.fine for other in others])))
-        means.append(float(_join(reference, coarse, fine).mean()))
-    return float(np.mean(means))
-
-
-def _nearest(patches: torch.Tensor, bank: torch.Tensor) -> torch.Tensor:
-    return (1 - patches.float() @ bank.float().T).min(1).values
-
-
-def _isolation(patches: torch.Tensor) -> torch.Tensor:
-    """Distance of each patch from the nearest one of its own image beyond an eighth of the side."""
-    side = round(len(patches) ** 0.5)
-    row, column = torch.arange(side).repeat_interleave(side), torch.arange(side).repeat(side)
-    apart = torch.maximum((row[:, None] - row).abs(), (column[:, None] - column).abs())
-    distances = 1 - patches.float() @ patches.float().T
-    return distances.masked_fill(apart <= side // 8, torch.inf).min(1).values
-
-
-def _join(image: Features, coarse: torch.Tensor, fine: torch.Tensor) -> np.ndarray:
-    """One map from distances at both sizes, the image's own repetition and the border taken into account."""
-    small = _weighted(coarse, _isolation(image.coarse[0]))
-    large = _weighted(fine, _isolation(image.fine))
-    small = functional.interpolate(small[None, None], size=(GRID, GRID), mode="bilinear", align_corners=False)[0, 0]
-    return ((1 - FINE_WEIGHT) * small + FINE_WEIGHT * large).numpy()
-
-
-def _weighted(distance: torch.Tensor, isolation: torch.Tensor) -> torch.Tensor:
-    side = round(len(distance) ** 0.5)
-    joined = ((1 - SELF_WEIGHT) * distance + SELF_WEIGHT * isolation).view(side, side)
-    frame = torch.full((side, side), BORDER)
-    frame[1:-1, 1:-1] = 1.0
-    return joined * frame
 
 
 def _score(anomaly: np.ndarray) -> float:
