@@ -27,7 +27,7 @@ from dcr2ad.config import InstructSettings
 from dcr2ad.datasets.drawn import write_drawn
 from dcr2ad.datasets.folder import read_folder, with_knowledge
 from dcr2ad.endpoint_teacher import EndpointTeacher, teacher_prompt
-from dcr2ad.errors import CannotScoreError
+from dcr2ad.errors import CannotScoreError, InputError
 from dcr2ad.geometry import sample_geometry
 from dcr2ad.knowledge.base import KnowledgeBase
 from dcr2ad.models.base import ChatModel, ModelInfo, letter_probabilities, open_model
@@ -266,12 +266,13 @@ def test_a_server_holds_an_answer_to_the_schema(taught: str, tmp_path: Path) -> 
 
 
 def test_a_teacher_that_writes_no_end_is_rejected(served: tuple[Path, str], tmp_path: Path) -> None:
-    """Random weights never close the text they were held to begin: cut JSON, asked for three times, then dropped."""
-    made = _instruct(served[1], tmp_path, max_images=2)
+    """Random weights seldom close the text they were held to begin: asked for three times, then dropped: nothing is left."""
+    with pytest.raises(InputError, match="no question could be made"):
+        _instruct(served[1], tmp_path, max_images=2)
     rejected = [row.reason for row in read_records(tmp_path / "out" / "rejected.jsonl", Rejected)]
-    denied = [reason for reason in rejected if reason.startswith("the response cannot stand")]
-    assert denied and set(denied) == {"the response cannot stand: the teacher's answer is cut off"}
-    assert made.usage.requests == 3 * len(denied) and made.usage.new_tokens > 300 * made.usage.requests
+    cut = "the response cannot stand: the teacher's answer is cut off"
+    assert rejected.count(cut) > len(rejected) / 2
+    assert set(rejected) <= {cut, "the response cannot stand: the teacher's answer is not the JSON asked for"}
     assert not any(tmp_path.glob("cache/*/*.json"))
 
 
