@@ -6,6 +6,8 @@ imports torch alone, so that what computes without a language model never waits 
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import os
 
 import torch
@@ -24,6 +26,18 @@ def asks_for(plugin: str) -> bool:
 def loading_device() -> str:
     """Device weights are loaded to: the CPU where they will be divided among processes, since no GPU may hold all of them."""
     return "cpu" if asks_for("FSDP") else computing_device()
+
+
+def release_memory() -> None:
+    """Give back to the system what is no longer used: cycles of objects, and the pages that glibc keeps for later.
+
+    After an evaluation of the embedded model those pages are 0.9 GB; a run that measures many models one after the other held
+    six times a model's memory by them.
+    """
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
+    if trim is not None:  # glibc's alone
+        trim(0)
 
 
 def cpu_has_bfloat16() -> bool:

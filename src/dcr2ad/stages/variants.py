@@ -7,7 +7,6 @@ go on from them, so that those differ in nothing but their loss. Knows nothing a
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from dcr2ad.config import KrdpoSettings, Recipe, SftSettings, Variant
 from dcr2ad.errors import InputError
 from dcr2ad.knowledge.base import KnowledgeBase
 from dcr2ad.models.hf import HFModel
+from dcr2ad.models.placement import release_memory
 from dcr2ad.stages.kinds import pass_on
 from dcr2ad.stages.mine import mine_boundary
 from dcr2ad.stages.synthesize import synthesize_pairs
@@ -176,10 +176,14 @@ def _named(folder: Path, run: Path) -> str:
 
 @contextmanager
 def opened(spec: str, *, base: bool = False) -> Iterator[HFModel]:
-    """A model (or the base of its adapter) for the length of one stage; its memory is given back at the end."""
+    """A model (or the base of its adapter) for the length of one stage; its memory is given back at the end.
+
+    A caller's own name for it lives until the caller returns, so what the stage before held is given back first.
+    """
+    release_memory()
     model = HFModel.open_base(spec) if base else HFModel.open(spec)
     try:
         yield model
     finally:
         del model
-        gc.collect()
+        release_memory()
