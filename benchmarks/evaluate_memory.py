@@ -2,13 +2,16 @@
 
     OMP_NUM_THREADS=1 python benchmarks/evaluate_memory.py [--few 100] [--many 5000] [--model nano|hf:FOLDER] [--expert]
     OMP_NUM_THREADS=1 python benchmarks/evaluate_memory.py --endpoint
+    OMP_NUM_THREADS=1 python benchmarks/evaluate_memory.py --held --model nano --few 60 --many 600
 
 Each count is asked by a process of its own, the command as a user runs it, with a tiny random model unless another is named, so
 that memory is what the evaluation itself takes. ``--expert`` has the visual expert look at every image; ``--endpoint`` asks a
-server of another process that gives log-probabilities without a model, so that memory is the client's. What stands behind
-``--`` goes to `dcr2ad evaluate`. Photographs are drawn by the product; five questions an image, four images a reference. Linux:
-the peak is the kernel's own mark of the process (VmHWM); a parent's memory is not in it, as it would be in what `wait4` says.
-The last line is JSON; ``growth_bytes_per_question`` is what a question more costs.
+server of another process that gives log-probabilities without a model, so that memory is the client's. ``--held`` evaluates in
+one process and says what it holds after each evaluation, the model with it, once freed pages have gone back to the system: a
+peak is the largest batch so far, and rises with their number without anything being kept. What stands behind ``--`` goes to
+`dcr2ad evaluate`. Photographs are drawn by the product; five questions an image, four images a reference. Linux: the peak is
+the kernel's own mark of the process (VmHWM); a parent's memory is not in it, as it would be in what `wait4` says. The last line is
+JSON; ``growth_bytes_per_question`` is what a question more costs.
 """
 
 from __future__ import annotations
@@ -32,6 +35,12 @@ from tests.chat_server import ChatHandler, ChatServer
 from tests.tiny import tiny_internvl
 
 from dcr2ad.artifacts import write_records
+from dcr2ad.knowledge.base import KnowledgeBase
+from dcr2ad.models.base import ChatModel, open_model
+from dcr2ad.models.placement import release_memory
+from dcr2ad.record_file import RecordFile
+from dcr2ad.stages.evaluate import evaluate
+from dcr2ad.types import EvalProtocol, Question
 
 _CHILD = """
 import atexit, os, pathlib, runpy
@@ -58,6 +67,15 @@ def peak(spec: str, questions: Path, out: Path, more: list[str]) -> dict[str, fl
         raise SystemExit(errors.decode(errors="replace"))
     kilobytes = re.search(r"VmHWM:\s+(\d+)", status.read_text())
     return {"mb": int(kilobytes[1]) / 1024 if kilobytes else math.nan, "seconds": used.ru_utime + used.ru_stime}
+
+
+def held(model: ChatModel, questions: Path, out: Path) -> float:
+    """Megabytes that this process holds after an evaluation by score."""
+    rows = RecordFile(questions, Question)
+    evaluate(model, rows, KnowledgeBase.builtin(), EvalProtocol(context="none", expert=False), out)
+    release_memory()
+    anonymous = re.search(r"RssAnon:\s+(\d+)", Path("/proc/self/status").read_text())
+    return int(anonymous[1]) / 1024 if anonymous else math.nan
 
 
 class Letters(ChatHandler):
@@ -98,6 +116,7 @@ def main() -> None:
     parser.add_argument("more", nargs="*", help="for dcr2ad evaluate")
     named = parser.add_mutually_exclusive_group()
     named.add_argument("--model", default="")
+    parser.add_argument("--held", action="store_true", help="what is held afterwards, in one process")
     named.add_argument("--endpoint", action="store_true", help="ask a server of another process")
     given = parser.parse_args()
     more = given.more if given.expert else ["--no-expert", *given.more]
@@ -105,19 +124,22 @@ def main() -> None:
         folder = Path(name)
         spec = served or given.model or f"hf:{tiny_internvl(folder / 'model')}"
         questions = make_questions(folder / "photographs", given.many)
+        model = open_model(spec) if given.held else None
         found = {}
         for count in (given.few, given.many):
             file = folder / f"{count}.jsonl"
             write_records(file, questions[:count])
-            found[count] = peak(spec, file, folder / f"out-{count}", more)
+            out = folder / f"out-{count}"
+            found[count] = {"mb": held(model, file, out)} if model else peak(spec, file, out, more)
             print(json.dumps({"questions": count, **{key: round(value, 1) for key, value in found[count].items()}}), flush=True)
     few, many = found[given.few], found[given.many]
     growth = (many["mb"] - few["mb"]) * 1024**2 / (given.many - given.few)
+    what = "held" if given.held else "peak"
     row = {
         "model": "endpoint" if given.endpoint else given.model or "tiny InternVL",
         "expert": given.expert,
-        f"peak_mb_{given.few}": round(few["mb"]),
-        f"peak_mb_{given.many}": round(many["mb"]),
+        f"{what}_mb_{given.few}": round(few["mb"]),
+        f"{what}_mb_{given.many}": round(many["mb"]),
         "ratio": round(many["mb"] / few["mb"], 3),
         "growth_bytes_per_question": round(growth),
     }
