@@ -10,8 +10,8 @@ server of another process that gives log-probabilities without a model, so that 
 one process and says what it holds after each evaluation, the model with it, once freed pages have gone back to the system: a
 peak is the largest batch so far, and rises with their number without anything being kept. What stands behind ``--`` goes to
 `dcr2ad evaluate`. Photographs are drawn by the product; five questions an image, four images a reference. Linux: the peak is
-the kernel's own mark of the process (VmHWM); a parent's memory is not in it, as it would be in what `wait4` says. The last line is
-JSON; ``growth_bytes_per_question`` is what a question more costs.
+the kernel's own mark of the process (VmHWM); a parent's memory is not in it, as it would be in what `wait4` says. The last line
+is JSON; ``growth_bytes_per_question`` is what a question more costs.
 """
 
 from __future__ import annotations
