@@ -95,3 +95,29 @@ def test_size_and_shape_count_where_an_option_states_them(mask: str) -> None:
         assert "size or shape" in _why(_question(Subtask.DESCRIPTION, changed, mask, verified="mask"))
         assert _why(_question(Subtask.DESCRIPTION, changed, mask, verified="entry")) == ""
     assert _why(_question(Subtask.DESCRIPTION, _findings(), mask, verified="mask")) == ""
+
+
+def test_of_places_offered_the_first_one_told_must_be_right(mask: str) -> None:
+    """The mask lies at the top left; the findings tell two places."""
+
+    def why(hottest: int, second: int, *options: str) -> str:
+        cells = tuple(2.0 if cell == hottest else 1.0 if cell == second else 0.0 for cell in range(9))
+        findings = _findings(cell=hottest).model_copy(update={"cells": cells})
+        question = _question(Subtask.LOCALIZATION, findings, mask)
+        return _why(question.model_copy(update={"options": options, "answer": options.index("top left")}))
+
+    assert why(0, 4, "centre", "top left") == ""
+    assert why(4, 0, "bottom right", "top left") == "", "the hottest is not offered, the next one is right"
+    assert "place" in why(4, 0, "centre", "top left")
+    assert "place" in why(4, 8, "top right", "top left"), "neither place told is offered"
+
+
+def test_of_kinds_offered_the_first_one_told_must_be_right(mask: str) -> None:
+    def why(*told: str, keys: str) -> str:
+        question = _question(Subtask.ANALYSIS, _findings(kinds=told), mask)
+        return _why(question.model_copy(update={"provenance": {"verified": "entry", "keys": keys}}))
+
+    assert why(CRACK, PIT, keys=f"{CRACK} {PIT}") == ""
+    assert why("a", CRACK, PIT, keys=f"{CRACK} {PIT}") == "", "the kind told before is not offered"
+    assert "told first" in why(PIT, CRACK, keys=f"{CRACK} {PIT}")
+    assert "not among" in why(PIT, "a", keys=f"{CRACK} {PIT}")

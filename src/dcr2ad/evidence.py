@@ -9,16 +9,18 @@ from __future__ import annotations
 
 from dcr2ad.geometry import Geometry
 from dcr2ad.kind_names import TOLD
-from dcr2ad.prompts import shape_word, size_word
-from dcr2ad.types import Question, Subtask
+from dcr2ad.places import PLACES
+from dcr2ad.prompts import shape_word, size_word, told_places
+from dcr2ad.types import ExpertFindings, Question, Subtask
 
 
 def unsupported(question: Question, geometry: Geometry | None) -> str:
     """Why the findings do not carry the right answer, or an empty text; without findings there is nothing to go against.
 
-    The verdict must agree where it is asked for. Of a defect the hottest cell must be the mask's own, the kinds told must hold
-    the right entry, and size and shape must be the mask's where an option states them. What is asked of a good part's object
-    does not rest on findings.
+    The verdict must agree where it is asked for. Where places are offered, the first of those told that is offered must be the
+    right one; for all else of a defect the hottest cell must be the mask's own. Of the kinds told, the first whose entry an
+    option speaks of must be the right one; where options speak of none, the right one must be among them. Size and shape must
+    be the mask's where an option states them. What is asked of a good part's object does not rest on findings.
 
     Args:
         question: the question; its sample's findings are those that a prompt tells.
@@ -31,12 +33,23 @@ def unsupported(question: Question, geometry: Geometry | None) -> str:
         return "the expert's verdict is the other one"
     if not sample.is_anomalous:
         return ""
-    if geometry is not None and geometry.cell != findings.cell:
+    if geometry is not None and not _place_agrees(question, findings, geometry):
         return "the expert's hottest place is another one"
-    if findings.kinds and sample.right_key not in {kind.key for kind in findings.kinds[:TOLD]}:
+    told = [kind.key for kind in findings.kinds[:TOLD]]
+    offered = [key for key in told if key in question.provenance.get("keys", "").split()]
+    if told and sample.right_key not in told:
         return "the right kind is not among those told"
+    if offered and offered[0] != sample.right_key:
+        return "another kind offered is told first"
     if geometry is not None and question.subtask is Subtask.DESCRIPTION and question.provenance.get("verified") == "mask":
         seen = size_word(findings.extent), shape_word(findings.elongation)
         if seen != (size_word(geometry.extent), shape_word(geometry.elongation)):
             return "the expert's hot spot has another size or shape"
     return ""
+
+
+def _place_agrees(question: Question, findings: ExpertFindings, geometry: Geometry) -> bool:
+    if question.subtask is Subtask.LOCALIZATION and set(question.options) <= set(PLACES):
+        told = [place for place in told_places(findings) if place in question.options]
+        return bool(told) and told[0] == question.options[question.answer]
+    return geometry.cell == findings.cell

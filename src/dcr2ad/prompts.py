@@ -138,13 +138,19 @@ def knowledge_prompt(prompt: Prompt) -> Prompt:
 
 def describe_findings(findings: ExpertFindings) -> str:
     """The visual expert's findings in words; two decimals at most, and no statement the numbers do not carry."""
-    order = sorted(range(9), key=lambda cell: -findings.cells[cell])
     verdict = "above" if findings.is_anomalous else "below"
     text = f"score {findings.score:.1f}, {verdict} the limit {findings.threshold:.1f}. "
-    text += f"Hottest {PLACES[findings.cell]}, then {PLACES[next(c for c in order if c != findings.cell)]}."
+    hottest, second = told_places(findings)
+    text += f"Hottest {hottest}, then {second}."
     if findings.box is not None:
         text += f" Hot spot {size_word(findings.extent)}, {shape_word(findings.elongation)}, {tone_words(findings.tone)}."
     return f"{text} {kind_words(findings.kinds, certain=findings.is_anomalous)}" if findings.kinds else text
+
+
+def told_places(findings: ExpertFindings) -> tuple[str, str]:
+    """The two places that the findings name: the hottest and the one after it."""
+    order = sorted(range(9), key=lambda cell: -findings.cells[cell])
+    return PLACES[findings.cell], PLACES[next(cell for cell in order if cell != findings.cell)]
 
 
 def kind_words(kinds: Sequence[KindGuess], *, certain: bool = True) -> str:
