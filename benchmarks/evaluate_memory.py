@@ -65,8 +65,13 @@ def peak(spec: str, questions: Path, out: Path, more: list[str]) -> dict[str, fl
         process.returncode = os.waitstatus_to_exitcode(ended)
     if process.returncode:
         raise SystemExit(errors.decode(errors="replace"))
-    kilobytes = re.search(r"VmHWM:\s+(\d+)", status.read_text())
-    return {"mb": int(kilobytes[1]) / 1024 if kilobytes else math.nan, "seconds": used.ru_utime + used.ru_stime}
+    return {"mb": megabytes("VmHWM", status), "seconds": used.ru_utime + used.ru_stime}
+
+
+def megabytes(mark: str, status: Path) -> float:
+    """What the kernel's status of a process says under a mark."""
+    kilobytes = re.search(rf"{mark}:\s+(\d+)", status.read_text())
+    return int(kilobytes[1]) / 1024 if kilobytes else math.nan
 
 
 def held(model: ChatModel, questions: Path, out: Path) -> float:
@@ -74,8 +79,7 @@ def held(model: ChatModel, questions: Path, out: Path) -> float:
     rows = RecordFile(questions, Question)
     evaluate(model, rows, KnowledgeBase.builtin(), EvalProtocol(context="none", expert=False), out)
     release_memory()
-    anonymous = re.search(r"RssAnon:\s+(\d+)", Path("/proc/self/status").read_text())
-    return int(anonymous[1]) / 1024 if anonymous else math.nan
+    return megabytes("RssAnon", Path("/proc/self/status"))
 
 
 class Letters(ChatHandler):

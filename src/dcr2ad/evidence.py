@@ -36,10 +36,11 @@ def unsupported(question: Question, geometry: Geometry | None) -> str:
     if geometry is not None and not _place_agrees(question, findings, geometry):
         return "the expert's hottest place is another one"
     told = [kind.key for kind in findings.kinds[:TOLD]]
-    offered = [key for key in told if key in question.provenance.get("keys", "").split()]
+    keys = question.provenance.get("keys", "").split()
+    first = next((key for key in told if key in keys), sample.right_key)
     if told and sample.right_key not in told:
         return "the right kind is not among those told"
-    if offered and offered[0] != sample.right_key:
+    if first != sample.right_key:
         return "another kind offered is told first"
     if geometry is not None and question.subtask is Subtask.DESCRIPTION and question.provenance.get("verified") == "mask":
         seen = size_word(findings.extent), shape_word(findings.elongation)

@@ -85,6 +85,7 @@ class Expert:
         self.limit = THRESHOLD
         """Score above which a part is called anomalous; `with_limit` gives the same expert with another."""
         self._own_limits: dict[tuple[str, ...], float] = {}
+        self._ordinary: dict[tuple[str, ...], float] = {}
         self.held_out: Mapping[str, tuple[KindGuess, ...]] = {}
         """Kinds told of images that the gallery was fitted on, by content: guessed without them."""
         self._recent: OrderedDict[tuple[str, bool], Features] = OrderedDict()
@@ -109,9 +110,8 @@ class Expert:
             raise InputError(f"the visual expert was given no reference for {image_path}", "Name at least one sound part")
         query = self._features(image_path, views=False)
         references = [self._features(path, views=True) for path in reference_paths]
-        raw_map = compare(query, references)
-        ordinary = self_distance(references)
-        anomaly = ((raw_map - ordinary) / UNIT).astype(np.float32)
+        ordinary = self._ordinary_beside(reference_paths, references)
+        anomaly = _anomaly(query, references, ordinary)
         light = np.mean([reference.light for reference in references], axis=0)
         findings = _findings(anomaly, ordinary, query.light - light, self.limit)
         if self.gallery is not None:
@@ -149,7 +149,7 @@ class Expert:
             scores = []
             for number, one in enumerate(seen):
                 others = seen[:number] + seen[number + 1 :]
-                scores.append(_score((compare(one, others) - self_distance(others)) / UNIT))
+                scores.append(_score(_anomaly(one, others, self_distance(others))))
             self._own_limits[key] = own_limit(scores, share)
         return self._own_limits[key]
 
@@ -158,6 +158,14 @@ class Expert:
     ) -> np.ndarray:
         """What a gallery reads of the hot spot, beside the first reference; see `dcr2ad.kinds.hot_features`."""
         return hot_features(self._tower, load_image(image_path), load_image(reference_paths[0]), findings, anomaly)
+
+    def _ordinary_beside(self, paths: Sequence[str | Path], references: Sequence[Features]) -> float:
+        """Their `self_distance`, kept for the last references: a line's parts are all inspected beside the same ones."""
+        key = tuple(content_digest(path) for path in paths)
+        if key not in self._ordinary:
+            self._ordinary.clear()
+            self._ordinary[key] = self_distance(references)
+        return self._ordinary[key]
 
     def _features(self, path: str | Path, *, views: bool) -> Features:
         """Features from memory, from `cache_dir`, or computed; by content, so a copy or a rename costs nothing."""
@@ -212,6 +220,11 @@ def even_out(image: Image.Image) -> Image.Image:
     grey = levels.mean(axis=2)
     standard = (levels - grey.mean()) / max(float(grey.std()), 0.02) * 0.2 + 0.45
     return Image.fromarray((np.clip((levels + standard) / 2, 0, 1) * 255 + 0.5).astype(np.uint8))
+
+
+def _anomaly(query: Features, references: Sequence[Features], ordinary: float) -> np.ndarray:
+    """The anomaly map in units of the score, float32: distances less what is ordinary."""
+    return ((compare(query, references) - ordinary) / UNIT).astype(np.float32)
 
 
 def _score(anomaly: np.ndarray) -> float:

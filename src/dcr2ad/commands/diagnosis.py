@@ -98,8 +98,10 @@ def _good_parts(references: Sequence[Path]) -> list[Path]:
     found = [path for named in references for path in (list_images(named) if named.is_dir() else [named])]
     if len(found) <= MOST_REFERENCES:
         return found
-    console.err.print(f"{len(found)} references; {MOST_REFERENCES} of them are used, evenly over them", markup=False)
-    return [found[number * len(found) // MOST_REFERENCES] for number in range(MOST_REFERENCES)]
+    from dcr2ad.datasets.good import evenly
+
+    say(f"{len(found)} references; {MOST_REFERENCES} of them are used, evenly over them")
+    return evenly(found, MOST_REFERENCES)
 
 
 def _check_compare(image: Path, question: str | None, base: KnowledgeBase, *, compare: bool, right: str | None) -> None:

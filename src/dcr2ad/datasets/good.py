@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from dcr2ad.artifacts import write_records
 from dcr2ad.datasets.folder import object_words, read_folder
@@ -22,6 +23,8 @@ FEWEST = 4
 """Good photographs below which there is nothing to compare with, or to hold out."""
 MOST = 60
 """Photographs used at most."""
+
+T = TypeVar("T")
 
 
 def good_photographs(folder: Path, object_name: str | None, datasets: Sequence[str]) -> list[Sample]:
@@ -42,6 +45,11 @@ def good_photographs(folder: Path, object_name: str | None, datasets: Sequence[s
     if not found:
         raise InputError(f"{folder} holds no good photograph", "Name a folder of good photographs")
     return found
+
+
+def evenly(items: Sequence[T], most: int) -> list[T]:
+    """At most `most` of the items, evenly over them, in their order."""
+    return [items[index * len(items) // most] for index in range(most)] if len(items) > most else list(items)
 
 
 def usable(good: Sequence[Sample], guard: Forbidden | None) -> tuple[list[Sample], dict[str, int]]:
@@ -65,7 +73,7 @@ def usable(good: Sequence[Sample], guard: Forbidden | None) -> tuple[list[Sample
             left_out["in the benchmark"] += 1
     if len(kept) > MOST:
         left_out[f"more than {MOST}"] = len(kept) - MOST
-        kept = [kept[index * len(kept) // MOST] for index in range(MOST)]
+        kept = evenly(kept, MOST)
     if len(kept) < FEWEST:
         why = ", ".join(f"{count} {reason}" for reason, count in left_out.items()) or "none"
         raise InputError(f"{len(kept)} good photographs can be used, {FEWEST} are needed (left out: {why})", "Add photographs")
