@@ -30,6 +30,7 @@ class _Server(ChatServer):
     fail: int
     refuses: str
     busy: int
+    hangs_up: bool
     obeys: str
     at_once: int
     most_at_once: int
@@ -40,6 +41,9 @@ class _Handler(ChatHandler):
 
     def do_POST(self) -> None:
         body = self.read_body()
+        if self.server.hangs_up:
+            self.close_connection = True
+            return
         if self.server.busy:
             self.server.busy -= 1
             self.reply(429, {"error": {"message": "busy"}}, {"Retry-After": "0.3"})
@@ -68,7 +72,7 @@ class _Handler(ChatHandler):
 def server() -> Iterator[_Server]:
     made = _Server(("127.0.0.1", 0), _Handler)
     made.logprobs, made.fail, made.busy, made.refuses = True, 0, 0, ""
-    made.obeys, made.at_once, made.most_at_once = "", 0, 0
+    made.hangs_up, made.obeys, made.at_once, made.most_at_once = False, "", 0, 0
     with serving(made):
         yield made
 
@@ -138,7 +142,28 @@ def test_no_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     client = openai.OpenAI(base_url="http://127.0.0.1:9/v1", api_key="none", max_retries=0, timeout=2)
     model = EndpointModel("m", "http://127.0.0.1:9/v1", client=client)
-    assert "no server answers" in model.generate([_prompt(tmp_path)], Sampling())[0][0].error
+    with pytest.raises(ModelError, match="no server answers"):
+        model.generate([_prompt(tmp_path)], Sampling())
+
+
+def test_a_server_that_dies_ends_the_evaluation_and_its_next_run_asks_what_is_left(server: _Server, tmp_path: Path) -> None:
+    questions = tiny_questions(tmp_path / "p", 70)  # more than are asked together
+    protocol, out = EvalProtocol(expert=False, answering="reason"), tmp_path / "out"
+    model = open_model(f"{server.spec}?retries=0&concurrency=1")
+
+    def die_after_one(done: int, total: int) -> None:
+        assert done < total
+        server.hangs_up = True
+
+    with pytest.raises(ModelError, match="no server answers"):
+        evaluate(model, questions, tiny_base(), protocol, out, progress=die_after_one)
+    before = list(read_records(out / "predictions.jsonl", Prediction))
+    assert 0 < len(before) < len(questions) and {p.status for p in before} == {"answered"}
+    server.hangs_up, asked = False, len(server.requests)
+    report = evaluate(model, questions, tiny_base(), protocol, out)
+    assert report.status_counts == {"answered": len(questions)}
+    again, answered = str(server.requests[asked:]), {p.question_id for p in before}
+    assert all((q.text in again) == (q.id not in answered) for q in questions), "what was answered is not asked again"
 
 
 def test_a_busy_server_is_waited_for_as_long_as_it_says(server: _Server, tmp_path: Path) -> None:

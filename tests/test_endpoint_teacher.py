@@ -141,7 +141,7 @@ def test_synthesize_counts_bad_answers_and_stops_without_a_server(server: _Serve
     assert made["questions"] == len(rejected) == 4 and made["pairs"] == 0
     assert {row.reason for row in rejected} == {"the teacher's answer cannot be used"}
     gone = EndpointTeacher(EndpointModel("m", "http://127.0.0.1:9/v1", settings=EndpointSettings(retries=0)), tmp_path / "none")
-    with pytest.raises(ModelError, match="failed"):
+    with pytest.raises(ModelError, match="no server answers"):
         synthesize_pairs(boundary, BASE, gone, SynthesizeSettings(), tmp_path / "other")
 
 

@@ -20,7 +20,7 @@ from urllib.parse import parse_qsl
 
 from pydantic import Field, ValidationError
 
-from dcr2ad.errors import CannotScoreError, Dcr2adError, ModelError, RequestError, UnknownNameError
+from dcr2ad.errors import CannotScoreError, InputError, ModelError, RequestError, UnknownNameError
 from dcr2ad.models.base import ModelInfo
 from dcr2ad.models.wire import forget_urls, prompt_content
 from dcr2ad.types import Completion, OptionScores, Prompt, Record, Sampling
@@ -97,7 +97,11 @@ class EndpointModel:
         return ModelInfo(name=f"openai:{self._model}", digest=f"{self._model}@{self._url}", backend="openai", can_score=True)
 
     def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[Completion]]:
-        """See `ChatModel.generate`; a failing request is a ``failed`` completion with the server's words."""
+        """See `ChatModel.generate`; a refused request is a ``failed`` completion with the server's words.
+
+        Raises:
+            ModelError: the server cannot be reached, gives no access, or has no such model: every request would fail.
+        """
         return self._parallel(lambda prompt: self._complete(prompt, sampling), prompts)
 
     def forget(self, images: Collection[str]) -> None:
@@ -141,7 +145,7 @@ class EndpointModel:
                 seed=sampling.seed,
                 **more,
             )
-        except Dcr2adError as error:
+        except (InputError, RequestError) as error:
             return [Completion(text="", status="failed", error=str(error))] * sampling.n
         found = []
         for choice in reply.choices:
@@ -163,6 +167,9 @@ class EndpointModel:
         """One answer held to a JSON schema where the server can (``response_format``); status as in `generate`.
 
         A server that refuses the schema is asked again without: the prompt says what to write.
+
+        Raises:
+            ModelError: as `generate`.
         """
         held = {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}
         sampling = Sampling(max_new_tokens=max_tokens, temperature=0.7 if seed else 0.0, seed=seed)
