@@ -39,7 +39,7 @@ def model(*, gullible: bool = False) -> ScriptedModel:
 
 def test_four_contexts_and_the_entry_trusted(tmp_path: Path) -> None:
     image, good = tiny_photograph(tmp_path, 1), tiny_photograph(tmp_path, 0)
-    made = compare_contexts(Diagnoser(model(), BASE, None), image, [good], object_name="magnetic tile")
+    made = compare_contexts(Diagnoser(model(), BASE, None), image, [good], object_name="widget")
     contexts = [d.context for d in made.diagnoses]
     assert contexts == ["none", "category", "routed", f"oracle:{made.wrong_key}"]
     assert made.right_key == CRACK.key and not made.right_known

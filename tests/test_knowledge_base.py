@@ -136,6 +136,24 @@ def test_category_prefers_imported_then_labels_then_the_domain(base: KnowledgeBa
     assert len(both.category("zipper")) == 4
 
 
+def test_whatever_a_label_means_can_apply_to_its_object(base: KnowledgeBase) -> None:
+    for dataset, name, label in known_labels():
+        meant = {base.resolve_label(dataset, name, label, True), base.resolve_label(dataset, name, None, False)} - {None}
+        assert meant and meant <= set(base.applicable(name, dataset)), (dataset, name, label)
+
+
+def test_what_can_apply_is_of_the_objects_material_and_under_its_own_names(base: KnowledgeBase) -> None:
+    cookie = [found.key for found in base.applicable("cookie", "cookies")]
+    assert [key for key in cookie if key.endswith(".normal")] == ["General.food.normal"]
+    assert "General.food.crack" in cookie and "General.structural.crack" not in cookie
+    assert "General.contamination.dirt" in cookie and not any(".metal." in key or ".board." in key for key in cookie)
+    assert cookie == [found.key for found in base if found.key in set(cookie)]
+    assert base.applicable("cookie") == base.applicable("Cookies"), "an object is known by any of its forms"
+    assert base.applicable("widget") == base.entries, "nothing is left out for an object that is not in the table"
+    own = entry("Own.widget.frayed_seal")
+    assert own in KnowledgeBase([own, *base]).applicable("cookie"), "entries that are not ours say nothing of a material"
+
+
 def test_every_category_of_the_table_can_be_read_in_one_prompt(base: KnowledgeBase) -> None:
     for name in table():
         chosen = base.category(name)

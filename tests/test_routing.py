@@ -19,6 +19,7 @@ from dcr2ad.types import OptionScores, Prompt, RouteMode, Sample
 from tests.tiny import tiny_internvl, tiny_photograph
 
 BASE = KnowledgeBase.builtin()
+TILE = BASE.applicable("magnetic tile", "mtd")
 
 
 def sample(folder: Path, number: int = 1, name: str = "magnetic tile") -> Sample:
@@ -44,14 +45,24 @@ def _prefers(*titles: str) -> ScriptedModel:
 
 
 def test_the_ranking_is_the_models_own(tmp_path: Path) -> None:
-    entries = BASE.entries
+    entries = TILE
     routing = route_sample(_prefers(entries[7].title, entries[3].title), sample(tmp_path), BASE)
     assert [r.key for r in routing.ranking[:2]] == [entries[7].key, entries[3].key]
-    assert len(routing.ranking) == len(BASE)
+    assert {r.key for r in routing.ranking} == {entry.key for entry in TILE}
     assert sum(r.probability for r in routing.ranking) == pytest.approx(1.0)
     assert len(routing.listed) == LISTED and {entries[7].key, entries[3].key} <= set(routing.listed)
     # Rank must not show in the order of the list.
     assert list(routing.listed) == sorted(routing.listed)
+
+
+def test_what_the_object_cannot_have_is_ranked_only_where_asked_for(tmp_path: Path) -> None:
+    foreign = BASE.get("General.textile.slub")
+    model = _prefers(foreign.title, TILE[0].title)
+    assert route_sample(model, sample(tmp_path), BASE, mode="recall").ranking[0].key == TILE[0].key
+    whole = route_sample(model, sample(tmp_path), BASE, mode="recall", whole_base=True).ranking
+    assert whole[0].key == foreign.key and len(whole) == len(BASE)
+    unknown = route_sample(model, sample(tmp_path, name="widget"), BASE, mode="recall").ranking
+    assert [r.key for r in unknown] == [r.key for r in whole]
 
 
 def test_titles_are_ranked_by_their_mean_log_probability_a_token(tmp_path: Path) -> None:
@@ -80,7 +91,7 @@ def test_a_deceptive_entry_is_another_one_that_does_not_hold(entry: object, tmp_
 def test_every_kind_of_deception_occurs(tmp_path: Path) -> None:
     right = BASE.resolve_label("mtd", "magnetic tile", "crack", True)
     assert right is not None
-    model = _prefers(right.title, BASE.entries[9].title)
+    model = _prefers(right.title, TILE[9].title)
     found = {one.kind: one for one in (choose_wrong_key(sample(tmp_path), right.key, BASE, model, s) for s in range(80))}
     assert {MODEL, LOOK_ALIKE, SIMILAR, SIBLING} <= set(found)
     # The reason holds its specifics: what sets look-alikes apart, the model's probabilities, how similar the texts are.
@@ -128,7 +139,7 @@ def test_the_modes_differ_in_what_the_model_is_shown(tmp_path: Path) -> None:
 
     def logprob(prompt: Prompt, option: str) -> float:
         seen.append("".join(part.text for part in prompt.parts if part.kind == "text"))
-        return -1.0 if option == f"{BASE.entries[5].title}:" else -9.0
+        return -1.0 if option == f"{TILE[5].title}:" else -9.0
 
     shot = sample(tmp_path)
     question = detection_question("q", shot)
@@ -139,7 +150,7 @@ def test_the_modes_differ_in_what_the_model_is_shown(tmp_path: Path) -> None:
         shown[mode] = sum("Knowledge:" in text for text in seen)
         assert routing.note.mode == mode and sum(r.probability for r in routing.ranking) == pytest.approx(1.0)
         if mode != "listed":
-            assert routing.ranking[0].key == BASE.entries[5].key and len(routing.ranking) == len(BASE)
+            assert routing.ranking[0].key == TILE[5].key and len(routing.ranking) == len(TILE)
     assert shown["recall"] == 0 and shown["hybrid"] == LISTED and shown["listed"] > LISTED
 
 
@@ -167,7 +178,7 @@ def test_a_fitted_temperature_and_threshold_are_used(tmp_path: Path) -> None:
     fitted = RoutingCalibration(
         temperature=5.0, threshold=0.9, photographs=9, ranked=9, nll=(2.0, 1.0), questions="q", knowledge="k"
     )
-    model = _prefers(BASE.entries[7].title)
+    model = _prefers(TILE[7].title)
     plain = route_sample(model, sample(tmp_path), BASE, mode="recall")
     info = model.info.model_copy(update={"routing": {"recall": fitted}})
     type(model).info, kept = property(lambda self: info), type(model).info  # type: ignore[misc,method-assign]
@@ -189,7 +200,7 @@ class _Endpoint(ScriptedModel):
 
 
 @pytest.mark.parametrize("mode", ["recall", "hybrid", "listed"])
-def test_an_endpoint_ranks_by_letters_over_the_whole_base(tmp_path: Path, mode: RouteMode) -> None:
+def test_an_endpoint_ranks_by_letters_over_all_that_can_apply(tmp_path: Path, mode: RouteMode) -> None:
     wanted = BASE.resolve_label("mtd", "magnetic tile", "crack", True)
     assert wanted is not None
     asked: list[str] = []
@@ -206,8 +217,8 @@ def test_an_endpoint_ranks_by_letters_over_the_whole_base(tmp_path: Path, mode: 
     assert routing.ranking[0].key == wanted.key and routing.ranking[0].probability > 0.9
     assert sum(r.probability for r in routing.ranking) == pytest.approx(1.0)
     if mode != "listed":
-        assert {r.key for r in routing.ranking} == {entry.key for entry in BASE}
-        assert all(any(f". {entry.title} (" in text for text in set(asked)) for entry in BASE)
+        assert {r.key for r in routing.ranking} == {entry.key for entry in TILE}
+        assert all(any(f". {entry.title} (" in text for text in set(asked)) for entry in TILE)
 
 
 class _Held(_Endpoint):

@@ -42,7 +42,7 @@ LISTED = 4
 SHORTLIST = 12
 """Candidates of the mode ``listed`` where none are given."""
 GROUP = 12
-"""Titles an endpoint is asked about at a time when it recalls over the whole base."""
+"""Titles an endpoint is asked about at a time when it recalls."""
 ABSTAIN_BELOW = 0.02
 """Threshold of a model without a fitted one: five times chance in a base of 250 entries."""
 QUICK = 0.01
@@ -77,16 +77,18 @@ def route(
     expert: bool = True,
     orders: int = 1,
     listed: int = LISTED,
+    whole_base: bool = False,
     tolerance: float = 0.0,
     wording: Wording = DEFAULT_WORDING,
 ) -> Routing:
     """Rank knowledge entries for a photograph, with probabilities.
 
-    ``recall`` lists nothing: the model's probability of each entry's title, over the whole base, on one cached prefix, all
-    titles in one packed row that is a trie of what exists, so that it can name nothing else. ``listed`` puts the texts of the
-    candidates into the prompt and reads which one the model picks. ``hybrid`` recalls, then lists the `listed` best in full and
-    shares out their probability anew. Lists are ordered by key, so that no rank shows in them, and turned once for each further
-    order. The three are not in the paper, which does not say how its 147 entries are offered.
+    ``recall`` lists nothing: the model's probability of the title of each entry that can apply to the object
+    (`KnowledgeBase.applicable`), on one cached prefix, all titles in one packed row that is a trie of what exists, so that it
+    can name nothing else. ``listed`` puts the texts of the candidates into the prompt and reads which one the model picks.
+    ``hybrid`` recalls, then lists the `listed` best in full and shares out their probability anew. Lists are ordered by key, so
+    that no rank shows in them, and turned once for each further order. The three are not in the paper, which does not say how
+    its 147 entries are offered.
 
     Probabilities are softmax over length-normalised log-probabilities times the mean length of a title, then brought to the
     temperature fitted for the model and mode, where there is one (`ModelInfo.routing`).
@@ -102,6 +104,7 @@ def route(
         expert: whether the expert's findings are in the prompt, where the question's sample has any.
         orders: orders of a list that are averaged over; with as many as it has entries, each stands in each place once.
         listed: length of hybrid's list.
+        whole_base: recall ranks every entry, also such as the object cannot have.
         tolerance: 0 reads every title in recall; else titles are read by a search (`dcr2ad.models.search`) until those unread
             hold at most this probability, at the fitted temperature, and the `listed` best are certain. Recall's probabilities
             then lie within that total variation of the full reading's, and `RoutingNote.left` says how much was left. For
@@ -124,7 +127,9 @@ def route(
         entries = [knowledge_base.get(key) for key in candidates] or list(_shortlist(asked.sample, knowledge_base))
         found, by_place, steady = _pick(model, asked, entries, orders)
     else:
-        found, left = _recall(model, asked, knowledge_base.entries, tolerance, temperature, listed)
+        sample = asked.sample
+        entries = list(knowledge_base if whole_base else knowledge_base.applicable(sample.object, sample.dataset))
+        found, left = _recall(model, asked, entries, tolerance, temperature, listed)
         best = sorted(found, key=lambda key: (-found[key], key))[:listed]
         if mode == "hybrid" and len(best) > 1:
             picked, by_place, steady = _pick(model, asked, [knowledge_base.get(key) for key in best], orders)
@@ -155,6 +160,7 @@ def route_sample(
     expert: bool = True,
     shots: int = 1,
     orders: int = 1,
+    whole_base: bool = False,
     tolerance: float = 0.0,
     wording: Wording = DEFAULT_WORDING,
 ) -> Routing:
@@ -170,6 +176,7 @@ def route_sample(
         mode=mode,
         expert=expert,
         orders=orders,
+        whole_base=whole_base,
         tolerance=tolerance,
         wording=wording,
     )
@@ -245,7 +252,7 @@ def _recall(
     temperature: float,
     sure: int,
 ) -> tuple[dict[str, float], float]:
-    """Probability of each entry of the base without a list, and the most that entries not read to their ends hold of it.
+    """Probability of each entry without a list, and the most that entries not read to their ends hold of it.
 
     An endpoint cannot score titles: it chooses among `GROUP` of them by letter, or none; an entry's odds against none make
     the groups comparable.
@@ -313,5 +320,6 @@ def _ranked(knowledge_base: KnowledgeBase, probabilities: dict[str, float]) -> t
 def _shortlist(sample: Sample, knowledge_base: KnowledgeBase) -> tuple[KnowledgeEntry, ...]:
     """Candidates where none are given: the object's category, then what the findings' words bring up."""
     alike = (entry for entry, _ in knowledge_base.search(search_words(sample), SHORTLIST))
-    found = [*knowledge_base.category(sample.object, sample.dataset), *alike]
+    applicable = set(knowledge_base.applicable(sample.object, sample.dataset))
+    found = [*knowledge_base.category(sample.object, sample.dataset), *(entry for entry in alike if entry in applicable)]
     return tuple(dict.fromkeys(found))[:SHORTLIST] or knowledge_base.entries[:SHORTLIST]

@@ -52,6 +52,9 @@ def evaluate(
     what: Annotated[str, typer.Option(help="answers, or routing: does the router find the right knowledge?")] = "answers",
     routing: Annotated[list[str] | None, typer.Option(help="listed, recall or hybrid; for --what routing repeat.")] = None,
     orders: Annotated[int | None, typer.Option(help="Orders of a list to average over; 1, and 4 for routing.")] = None,
+    whole_base: Annotated[
+        bool, typer.Option("--whole-base", help="With --what routing: rank also entries the object cannot have.")
+    ] = False,
     calibrate: Annotated[bool, typer.Option(help="With --what routing: store the fit with the model.")] = False,
     prompts: Annotated[Path | None, typer.Option(help="Own wording: a TOML file.")] = None,
     images: Annotated[Path | None, typer.Option(help="MMAD's data root; default: where the file lies.")] = None,
@@ -66,7 +69,7 @@ def evaluate(
     from dcr2ad.commands.evaluation import run_evaluate
     from dcr2ad.commands.routing import check_what, run_evaluate_routing
 
-    modes = check_what(what, routing or [], calibrate=calibrate)
+    modes = check_what(what, routing or [], calibrate=calibrate, whole_base=whole_base)
     if what == "routing":
         run_evaluate_routing(
             questions,
@@ -76,6 +79,7 @@ def evaluate(
             shots=shots,
             expert=expert,
             orders=orders,
+            whole_base=whole_base,
             calibrate=calibrate,
             prompts=prompts,
             knowledge=knowledge,

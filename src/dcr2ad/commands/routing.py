@@ -13,12 +13,14 @@ from dcr2ad.prompts import DEFAULT_WORDING, load_wording
 from dcr2ad.types import Question, RouteMode
 
 
-def check_what(what: str, modes: Sequence[str], *, calibrate: bool) -> list[RouteMode]:
+def check_what(what: str, modes: Sequence[str], *, calibrate: bool, whole_base: bool = False) -> list[RouteMode]:
     """The route modes asked for, hybrid where none is; all of them for `--what routing`."""
     if what not in {"answers", "routing"}:
         raise InputError(f"--what {what!r} is nothing that is measured", "Use answers or routing")
     if calibrate and what != "routing":
         raise InputError("--calibrate fits the router", "Use it with --what routing")
+    if whole_base and what != "routing":
+        raise InputError("--whole-base ranks for the router's figures", "Use it with --what routing")
     found = list(dict.fromkeys(route_mode(mode) for mode in modes))
     if what == "answers" and len(found) > 1:
         raise InputError("answers are measured under one route mode", "Give --routing once")
@@ -35,6 +37,7 @@ def run_evaluate_routing(
     shots: int,
     expert: bool,
     orders: int | None,
+    whole_base: bool,
     calibrate: bool,
     prompts: Path | None,
     knowledge: Path | None,
@@ -64,6 +67,7 @@ def run_evaluate_routing(
             expert=expert,
             shots=shots,
             orders=orders or LISTED,
+            whole_base=whole_base,
             wording=wording,
             fresh=fresh,
             progress=update,

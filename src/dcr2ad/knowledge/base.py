@@ -51,6 +51,7 @@ class KnowledgeBase:
 
     def __init__(self, entries: Iterable[KnowledgeEntry]) -> None:
         self._entries = tuple(entries)
+        self._applicable: dict[tuple[str, str], tuple[KnowledgeEntry, ...]] = {}
         self._names: dict[str, KnowledgeEntry] = {}
         for kind in ("key", "title"):
             seen: dict[str, KnowledgeEntry] = {}
@@ -169,6 +170,32 @@ class KnowledgeBase:
             return tuple(self._by_key[key] for key in EVERYDAY if key in self)
         first = objects.domains(object_name)[0]
         return tuple(entry for entry in self if entry.source == BUILTIN_SOURCE and entry.category == first)
+
+    def applicable(self, object_name: str, dataset: str = "") -> tuple[KnowledgeEntry, ...]:
+        """Entries that can apply to an object, in order: what a router need tell apart. Not in the paper.
+
+        Of the built-in ones those that the object's known labels lead to stay, its own normal state alone, and of all others
+        those of its domains and of domains that are no material; less any whose name means another entry on this object (a
+        cookie's crack is the food's). Imported and own entries stay, and so does everything for an object that the table of
+        objects does not hold.
+        """
+        known = (objects.normalise(object_name), objects.normalise_dataset(dataset))
+        if known not in self._applicable:
+            self._applicable[known] = tuple(self._find_applicable(object_name, dataset))
+        return self._applicable[known]
+
+    def _find_applicable(self, object_name: str, dataset: str) -> Iterator[KnowledgeEntry]:
+        listed = objects.look_up(object_name) is not None
+        labelled = set(self._labels.of_object(object_name))
+        normal = self.resolve_label(dataset, object_name, None, False)
+        foreign = set(objects.MATERIALS) - set(objects.domains(object_name))
+        for entry in self:
+            if not listed or entry.source != BUILTIN_SOURCE or entry == normal:
+                yield entry
+            elif not entry.is_normal:
+                meant = self.resolve_label(dataset, object_name, entry.key.rpartition(".")[2], True)
+                if entry in labelled or (entry.category not in foreign and meant in (None, entry)):
+                    yield entry
 
     def search(self, text: str, k: int = 5) -> list[tuple[KnowledgeEntry, float]]:
         """The at most `k` entries whose words answer `text` best, with BM25 scores; not in the paper."""

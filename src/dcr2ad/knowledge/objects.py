@@ -36,6 +36,8 @@ DOMAINS = tuple(_DOMAIN_NAMES.split())
 
 GENERAL_DOMAINS = ("surface", "structural", "contamination", "general")
 """Domains for an object that is not in the table."""
+MATERIALS = ("metal", "textile", "polymer", "glass", "wood", "ceramic", "board", "contact", "electrical", "cell", "food")
+"""Domains of what a part is made of: their entries apply to objects of that material alone."""
 
 _DATASETS = {
     "ds_mvtec": "mvtec",

@@ -50,6 +50,7 @@ def evaluate_routing(
     expert: bool = True,
     shots: int = 1,
     orders: int = LISTED,
+    whole_base: bool = False,
     wording: Wording = DEFAULT_WORDING,
     fresh: bool = False,
     progress: Callable[[int, int], None] | None = None,
@@ -65,6 +66,7 @@ def evaluate_routing(
         expert: whether the expert's findings are in the prompts.
         shots: references shown.
         orders: orders of a list that are averaged over; position bias is measured over them.
+        whole_base: whether entries that the object cannot have are ranked too, by recall, hybrid and text search.
         wording: the fixed texts of the prompts.
         fresh: throw earlier rankings away.
         progress: called with rankings done and rankings in all.
@@ -80,12 +82,13 @@ def evaluate_routing(
         raise InputError("no photograph has a label that leads to a knowledge entry", "Build the benchmark on this base")
     digest = digest_records(samples)
     config: dict[str, Any] = {"model": model.info.digest, "knowledge": knowledge_base.digest, "modes": list(modes)}
-    config |= {"expert": expert, "shots": shots, "orders": orders}
+    config |= {"expert": expert, "shots": shots, "orders": orders, "whole_base": whole_base}
     if wording != DEFAULT_WORDING:
         config["wording"] = digest_json(wording.model_dump())
 
     def ranked(sample: Sample, mode: RouteMode) -> RoutedPhotograph:
-        return _ranked(model, sample, knowledge_base, mode, expert=expert, shots=shots, orders=orders, wording=wording)
+        how = {"expert": expert, "shots": shots, "orders": orders, "whole_base": whole_base, "wording": wording}
+        return _ranked(model, sample, knowledge_base, mode, **how)
 
     with StageFolder(out, stage="routing", config=config, inputs={"samples": digest}, fresh=fresh) as folder:
         file = out / "rankings.jsonl"
@@ -97,7 +100,7 @@ def evaluate_routing(
                     writer.write(ranked(sample, mode))
                 if progress:
                     progress(number, len(jobs))
-        rows = [*read_records(file, RoutedPhotograph), *_without_model(samples, knowledge_base)]
+        rows = [*read_records(file, RoutedPhotograph), *_without_model(samples, knowledge_base, whole_base)]
         by_way = {way: [row for row in rows if row.mode == way] for way in (*modes, SEARCH, FREQUENT)}
         report = RoutingReport(
             model={"name": model.info.name, "digest": model.info.digest, "backend": model.info.backend, **versions()},
@@ -133,14 +136,15 @@ def _ranked(model: ChatModel, sample: Sample, base: KnowledgeBase, mode: RouteMo
     )
 
 
-def _without_model(samples: Sequence[Sample], base: KnowledgeBase) -> list[RoutedPhotograph]:
+def _without_model(samples: Sequence[Sample], base: KnowledgeBase, whole_base: bool) -> list[RoutedPhotograph]:
     """Rankings by text search from the expert's description, and by how often an entry is right in this benchmark."""
     often = Counter(sample.right_key for sample in samples)
     rows = []
     for sample in samples:
-        scores = dict.fromkeys((entry.key for entry in base), 0.0)
-        scores |= {entry.key: score for entry, score in base.search(search_words(sample), len(base))}
-        counts = {entry.key: float(often[entry.key]) for entry in base}
+        keys = [entry.key for entry in (base if whole_base else base.applicable(sample.object, sample.dataset))]
+        found = {entry.key: score for entry, score in base.search(search_words(sample), len(base))}
+        scores = {key: found.get(key, 0.0) for key in keys}
+        counts = {key: float(often[key]) for key in keys}
         for mode, values in ((SEARCH, scores), (FREQUENT, counts)):
             rows.append(
                 RoutedPhotograph(
