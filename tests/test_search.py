@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from dcr2ad.models.hf import HFModel
 from dcr2ad.models.search import HOT, ROOT, Trie, TrieSearch
 from dcr2ad.prompts import build_prompt, detection_question, knowledge_prompt
 from dcr2ad.routing import LISTED, QUICK, route_sample
+from dcr2ad.types import OptionScores, Prompt
 from tests.test_routing import sample
 from tests.tiny import tiny_internvl, tiny_qwen
 
@@ -32,9 +34,15 @@ def next_logprobs(seed: int, sharpness: float, beginning: tuple[int, ...]) -> np
 
 
 def full_weights(options: list[list[int]], seed: int, sharpness: float, temperature: float) -> np.ndarray:
-    """Log-weights by the definition: every continuation read to its end."""
+    """Log-weights by the definition: every continuation read to its end, tokens held to what can stand there."""
     mean = sum(map(len, options)) / len(options)
-    logs = [sum(next_logprobs(seed, sharpness, tuple(o[:i]))[t] for i, t in enumerate(o)) for o in options]
+
+    def held(beginning: list[int], token: int) -> float:
+        values = next_logprobs(seed, sharpness, tuple(beginning))
+        going_on = {o[len(beginning)] for o in options if o[: len(beginning)] == beginning and len(o) > len(beginning)}
+        return float(values[token] - np.logaddexp.reduce([values[other] for other in going_on]))
+
+    logs = [sum(held(o[:i], t) for i, t in enumerate(o)) for o in options]
     return np.array([mean * log / len(o) / temperature for log, o in zip(logs, options, strict=True)])
 
 
@@ -49,7 +57,7 @@ def run(search: TrieSearch, seed: int, sharpness: float) -> int:
         search.learn(node, [float(values[search.trie.tokens[child]]) for child in search.trie.children[node]])
 
     count = -1
-    nodes = [ROOT, *search.trie.hot]
+    nodes = [ROOT, *search.first()]
     while nodes:
         assert len(nodes) == len(set(nodes))
         for node in nodes:
@@ -107,7 +115,8 @@ def test_the_search_lies_within_its_bound(
 def test_a_sure_model_is_read_in_few_places_and_a_flat_one_everywhere() -> None:
     rng = np.random.default_rng(0)
     options = [[*row, ENDS] for row in {tuple(rng.integers(0, VOCABULARY, 4).tolist()) for _ in range(300)}]
-    inner = len({tuple(option[:i]) for option in options for i in range(1, len(option))})
+    beginnings = Counter(tuple(option[:i]) for option in options for i in range(1, len(option)))
+    forking = sum(count > 1 for count in beginnings.values())
 
     def nodes_read(sharpness: float, tolerance: float) -> int:
         """As `run`, of a model that only believes in what exists."""
@@ -118,39 +127,53 @@ def test_a_sure_model_is_read_in_few_places_and_a_flat_one_everywhere() -> None:
             values = draw.normal(size=len(search.trie.children[node])) * sharpness
             search.learn(node, list(values - np.logaddexp.reduce(values)))
 
-        read(ROOT)
-        count = 0
-        while nodes := search.choose():
+        count, nodes = -1, [ROOT, *search.first()]
+        while nodes:
             for node in nodes:
                 read(node)
             count += len(nodes)
+            nodes = search.choose()
         assert search.result()[1] <= tolerance
         return count
 
-    assert nodes_read(10.0, 0.01) < inner / 4
-    assert nodes_read(0.3, 0.0) == inner
+    assert nodes_read(10.0, 0.01) < forking / 4
+    assert nodes_read(0.3, 0.0) == forking
 
 
 def test_what_is_improbable_beyond_counting_is_still_ranked() -> None:
     """Log-probabilities of a thousand nats underflow as probabilities."""
-    search = TrieSearch(Trie([[0, 9], [1, 9]]), temperature=1.0, tolerance=0.01)
+    search = TrieSearch(Trie([[0, 9], [1, 2, 9], [1, 3, 9]]), temperature=1.0, tolerance=0.01)
     search.learn(ROOT, [-1000.0, -1400.0])
     while nodes := search.choose():
         for node in nodes:
-            search.learn(node, [-1.0])
+            search.learn(node, [-3000.0, -3000.0])
     logprobs, left = search.result()
-    assert logprobs[0] == -1001.0 and left < 1e-9
+    assert logprobs[0] == 0.0 and left < 1e-9
+    assert max(logprobs[1:]) < -390.0
+
+
+def held_to(model: HFModel, prompt: Prompt, titles: list[str]) -> OptionScores:
+    """By the definition: every beginning of a title scored as a continuation of its own, and set against those beside it."""
+    ids = [tuple(model.vlm.response_ids(title)) for title in titles]
+    beginnings = sorted({title[:end] for title in ids for end in range(1, len(title) + 1)}, key=len)
+    scored = model.runner.continuation_logprobs([[model.vlm.tokenize(prompt)]], [[[list(b) for b in beginnings]]])[0][0]
+    joint = dict(zip(beginnings, scored, strict=True))
+    held: dict[tuple[int, ...], float] = {(): 0.0}
+    for beginning in beginnings:
+        beside = [joint[other] for other in beginnings if other[:-1] == beginning[:-1]]
+        held[beginning] = held[beginning[:-1]] + joint[beginning] - float(np.logaddexp.reduce(beside))
+    return OptionScores(logprobs=tuple(held[title] for title in ids), tokens=tuple(map(len, ids)))
 
 
 @pytest.mark.parametrize("build", [tiny_qwen, tiny_internvl])
-@pytest.mark.parametrize("tolerance", [1e-9, 0.05, 0.4])
-def test_a_models_search_reads_what_scoring_reads(build, tolerance: float, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+@pytest.mark.parametrize("tolerance", [0.0, 1e-9, 0.05, 0.4])
+def test_a_models_search_gives_what_every_beginning_scored_by_itself_gives(build, tolerance: float, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     model = HFModel.open(f"hf:{build(tmp_path / 'm')}")
     assert isinstance(model, Searcher)
     asked = knowledge_prompt(build_prompt(detection_question("q", sample(tmp_path))))
     titles = [f"{entry.title}:" for entry in BASE.entries[:40]]
     found = model.search([asked], [titles], temperature=1.0, tolerance=tolerance, sure=LISTED)[0]
-    full = model.score([asked], [titles])[0]
+    full = held_to(model, asked, titles)
     again = model.search([asked], [titles], temperature=1.0, tolerance=tolerance, sure=LISTED)[0]
     assert again.left <= tolerance and found.tokens == full.tokens and found.left <= tolerance
     mean = sum(full.tokens) / len(full.tokens)

@@ -84,11 +84,11 @@ def route(
     """Rank knowledge entries for a photograph, with probabilities.
 
     ``recall`` lists nothing: the model's probability of the title of each entry that can apply to the object
-    (`KnowledgeBase.applicable`), on one cached prefix, all titles in one packed row that is a trie of what exists, so that it
-    can name nothing else. ``listed`` puts the texts of the candidates into the prompt and reads which one the model picks.
-    ``hybrid`` recalls, then lists the `listed` best in full and shares out their probability anew. Lists are ordered by key, so
-    that no rank shows in them, and turned once for each further order. The three are not in the paper, which does not say how
-    its 147 entries are offered.
+    (`KnowledgeBase.applicable`), on one cached prefix, all titles in one packed row that is a trie of what exists; each token's
+    probability is among those with which a title goes on, so that it can name nothing else. ``listed`` puts the texts of the
+    candidates into the prompt and reads which one the model picks. ``hybrid`` recalls, then lists the `listed` best in full and
+    shares out their probability anew. Lists are ordered by key, so that no rank shows in them, and turned once for each further
+    order. The three are not in the paper, which does not say how its 147 entries are offered.
 
     Probabilities are softmax over length-normalised log-probabilities times the mean length of a title, then brought to the
     temperature fitted for the model and mode, where there is one (`ModelInfo.routing`).
@@ -193,7 +193,7 @@ def rank_titles(model: ChatModel, prompt: Prompt, entries: Sequence[KnowledgeEnt
     Raises:
         CannotScoreError: the model gives no probabilities.
     """
-    return list(_ranked(KnowledgeBase(entries), _title_probabilities(model, [(prompt, entries)])[0]))
+    return list(_ranked(KnowledgeBase(entries), _title_probabilities(model, [(prompt, entries)])[0][0]))
 
 
 class _Asked(NamedTuple):
@@ -258,12 +258,8 @@ def _recall(
     the groups comparable.
     """
     if model.info.backend != "openai":
-        if tolerance <= 0 or not isinstance(model, Searcher):
-            return _title_probabilities(model, [(asked.prompt(), entries)])[0], 0.0
-        titles = [f"{entry.title}:" for entry in entries]
-        prompt = knowledge_prompt(asked.prompt())
-        score = model.search([prompt], [titles], temperature=temperature, tolerance=tolerance, sure=sure)[0]
-        return _normalised(entries, score), score.left
+        asks = [(asked.prompt(), entries)]
+        return _title_probabilities(model, asks, temperature=temperature, tolerance=tolerance, sure=sure)[0]
     count = math.ceil(len(entries) / GROUP)
     groups = [entries[first::count] for first in range(count)]
     prompts = [asked.lettered([*(entry.title for entry in group), NONE_OF_THESE]) for group in groups]
@@ -289,17 +285,32 @@ def _pick(
         letters = letter_choices(model, prompts, [len(turn) for turn in turns])
         found = [{e.key: p for e, p in zip(turn, ps, strict=True)} for turn, ps in zip(turns, letters, strict=True)]
     else:
-        found = _title_probabilities(model, [(asked.prompt(turn), turn) for turn in turns])
+        found = [p for p, _ in _title_probabilities(model, [(asked.prompt(turn), turn) for turn in turns])]
     mean = {entry.key: sum(one[entry.key] for one in found) / count for entry in listed}
     places = tuple(sum(one[turn[i].key] for one, turn in zip(found, turns, strict=True)) / count for i in range(len(listed)))
     return mean, places, len({max(one, key=one.__getitem__) for one in found}) == 1
 
 
-def _title_probabilities(model: ChatModel, asked: Sequence[tuple[Prompt, Sequence[KnowledgeEntry]]]) -> list[dict[str, float]]:
-    """For each prompt the probability of each of its entries' titles, from length-normalised log-probabilities."""
+def _title_probabilities(
+    model: ChatModel,
+    asked: Sequence[tuple[Prompt, Sequence[KnowledgeEntry]]],
+    *,
+    temperature: float = 1.0,
+    tolerance: float = 0.0,
+    sure: int = 1,
+) -> list[tuple[dict[str, float], float]]:
+    """For each prompt the probability of each of its entries' titles, and the most that titles not read to their ends hold.
+
+    From length-normalised log-probabilities under a decoder held to the titles; of a model that can only score whole titles,
+    from theirs.
+    """
     prompts = [knowledge_prompt(prompt) for prompt, _ in asked]
-    scores = model.score(prompts, [[f"{entry.title}:" for entry in entries] for _, entries in asked])
-    return [_normalised(entries, score) for (_, entries), score in zip(asked, scores, strict=True)]
+    titles = [[f"{entry.title}:" for entry in entries] for _, entries in asked]
+    if isinstance(model, Searcher):
+        scores = model.search(prompts, titles, temperature=temperature, tolerance=tolerance, sure=sure)
+    else:
+        scores = model.score(prompts, titles)
+    return [(_normalised(entries, score), score.left) for (_, entries), score in zip(asked, scores, strict=True)]
 
 
 def _normalised(entries: Sequence[KnowledgeEntry], score: OptionScores) -> dict[str, float]:

@@ -79,18 +79,20 @@ class Chooser(Protocol):
 
 @runtime_checkable
 class Searcher(Protocol):
-    """A model that can find the likeliest of many continuations without reading all of them."""
+    """A model that can say which of many continuations it would write, were nothing else allowed, and find the likeliest."""
 
     def search(
         self, prompts: Sequence[Prompt], options: Sequence[Sequence[str]], *, temperature: float, tolerance: float, sure: int
     ) -> list[OptionScores]:
-        """As `ChatModel.score`, as far as it matters for a softmax over length-normalised log-probabilities.
+        """Log-probabilities under a decoder held to the continuations, each token's among those that some of them go on with,
+        read as far as it matters for a softmax over length-normalised ones.
 
         Args:
             prompts: N prompts.
             options: N lists of continuations.
             temperature: of the softmax.
-            tolerance: probability, at most, of the continuations that are not read to their ends (`OptionScores.left`).
+            tolerance: probability, at most, of the continuations that are not read to their ends (`OptionScores.left`); 0 reads
+                all.
             sure: the likeliest so many are certain, in their order.
         """
         ...

@@ -80,7 +80,7 @@ class PrefixRunner(Reader):
         trie, start = search.trie, self._length()
         chain = keys[start:]
         rows: dict[int, tuple[Key, ...]] = {ROOT: chain}
-        for node in trie.hot:
+        for node in search.first():
             rows[node] = (*rows[int(trie.tree.parents[node])], (trie.tokens[node], ""))
         tree = TokenTree.build(list(rows.values()))
         ends = np.array([path[-1] for path in tree.paths])

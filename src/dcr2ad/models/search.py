@@ -3,6 +3,10 @@
 Reads log-probabilities of next tokens as they become known; says which nodes to read next, and when what is left unread can no
 longer matter. Pure numbers: knows nothing about models, titles or knowledge. Not in the paper.
 
+The log-probability of a continuation here is that of writing it where nothing but the listed ones can be written: each next
+token's is normalised over those that some of them go on with. Where a single one is left its end is certain, and not read: a
+title that ends in a rare word does not lose by it.
+
 A continuation of n tokens and log-probability L has the weight exp(a L), a = mean n / (n T): a softmax over the weights is that
 of length-normalised log-probabilities at temperature T. A beginning of probability P leaves the k continuations of one length
 behind it at most P in sum, hence weights of at most P^a in sum where a >= 1, and k^(1-a) P^a where a < 1 (the power mean). The
@@ -61,6 +65,14 @@ class Trie:
         """Nodes that the last searches had to read, parents before children."""
         return sorted(self._hot, key=self.depths.__getitem__)
 
+    def chain(self, node: int) -> list[int]:
+        """What follows a node behind which a single continuation goes on, or none."""
+        found = []
+        while self.children[node]:
+            (node,) = self.children[node]
+            found.append(node)
+        return found
+
     def remember(self, nodes: Sequence[int]) -> None:
         """Nodes that a search had to read, the most important first, parents before children."""
         merged = dict.fromkeys((*nodes, *self._hot))
@@ -77,7 +89,7 @@ class TrieSearch:
     Args:
         trie: the continuations.
         temperature: T.
-        tolerance: the search ends when `left` is at most this.
+        tolerance: the search ends when `left` is at most this; 0 reads everything, at once.
         sure: and the likeliest so many are certain, in their order.
     """
 
@@ -94,13 +106,25 @@ class TrieSearch:
         self._room = ROUND
 
     def learn(self, node: int, logprobs: Sequence[float]) -> None:
-        """What follows a node, `ROOT` included, was read: log-probabilities of its children in the trie, in their order."""
+        """What follows a node, `ROOT` included, was read: log-probabilities of its children in the trie, in their order.
+
+        They are normalised here: the model's own give the rest of its vocabulary some probability too.
+        """
+        whole = float(np.logaddexp.reduce(np.asarray(logprobs)))
         for child, value in zip(self.trie.children[node], logprobs, strict=True):
-            self._joint[child] = self._joint[node] + value
-            if self.trie.behind[child]:
+            self._joint[child] = self._joint[node] + value - whole
+            if self.trie.behind[child].total() > 1:
                 self._frontier.add(child)
+            else:
+                self._joint[self.trie.chain(child)] = self._joint[child]
         self._frontier.discard(node)
         self._read.append(node)
+
+    def first(self) -> list[int]:
+        """Nodes to read together with what stands before the continuations, parents before children."""
+        if self._tolerance > 0:
+            return self.trie.hot
+        return [node for node in range(len(self.trie.tree)) if self.trie.behind[node].total() > 1]  # all: at once
 
     def choose(self) -> list[int]:
         """Nodes to read next, parents before children; empty when the search is done."""
@@ -111,7 +135,7 @@ class TrieSearch:
         after = np.append(np.logaddexp.accumulate(bounds[::-1])[::-1][1:], -np.inf)
         unread = np.logaddexp.reduce(bounds)
         total = np.logaddexp(unread, self._read_mass())
-        limit = total + math.log(self._tolerance) if self._tolerance > 0 else -np.inf
+        limit = total + math.log(self._tolerance)
         heavy = np.append(True, after[:-1] > limit)  # what is left when all heavier ones are read is still too much
         if unread <= limit:
             heavy[:] = False
@@ -176,6 +200,6 @@ class TrieSearch:
             while waiting and len(taken) < self._room:
                 taken.append(waiting.pop(0))
                 if self.trie.behind[node].total() <= FEW:
-                    waiting += [child for child in self.trie.children[taken[-1]] if self.trie.behind[child]]
+                    waiting += [child for child in self.trie.children[taken[-1]] if self.trie.behind[child].total() > 1]
         self._room *= 2
         return taken
