@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from dcr2ad.balance import OptionBalance, best_options, even_cap, surplus
-from dcr2ad.blind import ALLOWED, letter_balance, read_blind
+from dcr2ad.blind import ALLOWED, letter_balance, read_across, read_blind
 from dcr2ad.datasets.drawn import write_drawn
 from dcr2ad.datasets.folder import read_folder, with_knowledge
 from dcr2ad.knowledge import KnowledgeBase
@@ -55,6 +55,15 @@ def test_no_leak_is_chance() -> None:
 def test_planted_leaks_are_found(right: Callable[[random.Random, list[str]], int]) -> None:
     score = read_blind(_made(right))[0]
     assert score.excess > 15 and score.verdict == "leaks"
+
+
+def test_a_leak_is_found_on_another_data_set_and_none_is_made_up() -> None:
+    by_length = _made(lambda rng, options: max(range(4), key=lambda i: len(options[i])))
+    chance = _made(lambda rng, options: rng.randrange(4), 1200)
+    assert read_across(by_length[:200], by_length[200:])[0].excess > 15
+    (score,) = read_across(chance[:600], chance[600:])
+    assert abs(score.excess) < 5 and score.questions == 600
+    assert read_across(by_length, [q.model_copy(update={"subtask": Subtask.ANALYSIS}) for q in chance]) == []
 
 
 def test_images_it_was_trained_on_are_not_tested_on() -> None:

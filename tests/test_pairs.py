@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dcr2ad.blind import read_pairs
+from dcr2ad.blind_pairs import read_pairs
 from dcr2ad.errors import UnknownNameError
 from dcr2ad.parsing import write_response
 from dcr2ad.report.pairs import render_pairs

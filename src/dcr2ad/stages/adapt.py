@@ -38,7 +38,7 @@ HELD_OUT = 5
 """Without labelled defects every fifth item is held out, and defects drawn onto it are asked about."""
 DRAWN_EACH = 3
 """Defects drawn onto each held-out photograph."""
-PICTURES = 160
+PICTURES = 200
 """Pictures trained on, about: the fewer the photographs, the more defects are drawn onto each."""
 MODEL = "model"
 """Folder of the result."""
@@ -53,7 +53,7 @@ _TRAINING = {
 }
 HOUR = Recipe(
     name="adapt",
-    instruct=InstructSettings(direct_share=0.25, listed_share=0.0),
+    instruct=InstructSettings(direct_share=0.2, listed_share=0.0, supported_only=True, hard_share=0.9),
     sft=SftSettings.model_validate(
         {**_TRAINING, "learning_rate": 3e-4, "batch_size": 5, "gradient_accumulation": 2, "max_steps": 60, "save_steps": 10}
     ),

@@ -18,7 +18,7 @@ from types import MappingProxyType
 from typing import Any
 
 from dcr2ad.artifacts import RecordWriter, StageFolder, digest_records, read_records
-from dcr2ad.blind import read_pairs
+from dcr2ad.blind_pairs import read_pairs
 from dcr2ad.config import SynthesizeSettings
 from dcr2ad.deception import OPTION, Deception, candidates_for, choose_wrong_key, holds_too
 from dcr2ad.errors import UnusableAnswerError
