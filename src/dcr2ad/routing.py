@@ -44,7 +44,7 @@ SHORTLIST = 12
 GROUP = 12
 """Titles an endpoint is asked about at a time when it recalls."""
 ABSTAIN_BELOW = 0.02
-"""Threshold of a model without a fitted one: five times chance in a base of 250 entries."""
+"""Threshold of a model without a fitted one: some twice chance, of the hundred and more entries that can apply to an object."""
 QUICK = 0.01
 """Tolerance of a quick recall: what `dcr2ad diagnose` routes with."""
 NONE_OF_THESE = "None of these"

@@ -73,7 +73,7 @@ def render_comparison(
     told = (
         "The prompt holds no knowledge.",
         "The prompt lists every entry of the object's category; the model selects among them.",
-        "The model selects from the whole base and reasons under what it selected.",
+        "The model selects from all that can apply to the object and reasons under what it selected.",
         f"The prompt holds this entry alone. Chosen against {_title(comparison.right_key, knowledge)}: "
         f"{comparison.wrong_reason}.",
     )

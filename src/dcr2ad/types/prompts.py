@@ -97,7 +97,7 @@ class RankedEntry(Record):
 
 
 RouteMode = Literal["listed", "recall", "hybrid"]
-"""How entries are ranked: candidates listed in the prompt; no list, the whole base; the whole base, then its best listed."""
+"""How entries are ranked: candidates listed in the prompt; no list, all that can apply; the same, then its best listed."""
 
 
 class RoutingCalibration(Record):
