@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from dcr2ad.errors import RecordError
+from dcr2ad.knowledge import KnowledgeBase
 from dcr2ad.prompts import (
     answer_prompt,
     build_prompt,
@@ -109,3 +110,29 @@ def test_other_wording_comes_from_a_file(tmp_path: Path) -> None:
     (tmp_path / "bad.toml").write_text('instuction = "Look."\n')
     with pytest.raises(RecordError, match="instuction"):
         load_wording(tmp_path / "bad.toml")
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ('entry = "\\n- {title}: {texts}"', "no placeholder {texts}; there are title, text, cues, place, cause, effect"),
+        ('question = "\\nQuestion:"', "{question} is missing"),
+        ('option = "\\n{letter}) "', "{option} is missing"),
+        ('query = "\\n{0}"', "no placeholder {0}"),
+        ('expert = "{findings"', "expert: "),
+    ],
+)
+def test_a_placeholder_that_does_not_exist_is_one_line(tmp_path: Path, line: str, words: str) -> None:
+    (tmp_path / "w.toml").write_text(line)
+    with pytest.raises(RecordError) as raised:
+        load_wording(tmp_path / "w.toml")
+    assert words in str(raised.value) and "w.toml: " in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_an_entry_can_be_listed_with_all_the_base_knows_of_it(tmp_path: Path) -> None:
+    (tmp_path / "w.toml").write_text('entry = "\\n- {title}: {text} Cause: {cause}. Effect: {effect}."\n')
+    entry = KnowledgeBase.builtin().get("General.surface.scratch")
+    question = detection_question("q", SAMPLE)
+    shown = text(build_prompt(question, entries=[entry], wording=load_wording(tmp_path / "w.toml")))
+    assert f"Cause: {entry.cause}. Effect: {entry.effect}." in shown and entry.cause and entry.effect
+    assert entry.cause not in text(build_prompt(question, entries=[entry])), "by default its text alone"

@@ -10,8 +10,9 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
+from string import Formatter
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from dcr2ad.errors import RecordError
 from dcr2ad.kind_names import TOLD
@@ -19,6 +20,17 @@ from dcr2ad.knowledge.agnostic import name_object
 from dcr2ad.parsing import ANSWER_OPENING, KNOWLEDGE_OPENING, LETTERS
 from dcr2ad.places import PLACES
 from dcr2ad.types import ExpertFindings, ImagePart, KindGuess, KnowledgeEntry, Part, Prompt, Question, Sample, Subtask, TextPart
+
+PLACEHOLDERS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "reference": ((), ("object", "count")),
+    "references": ((), ("object", "count")),
+    "query": ((), ("object",)),
+    "expert": (("findings",), ()),
+    "entry": (("title",), ("text", "cues", "place", "cause", "effect")),
+    "question": (("question",), ()),
+    "option": (("letter", "option"), ()),
+}
+"""What the texts of `Wording` must and may name in braces; the others are taken as they are."""
 
 
 class Wording(BaseModel):
@@ -40,6 +52,19 @@ class Wording(BaseModel):
     question: str = "\nQuestion: {question}"
     # The letter also follows its option: a small model copies what came after a phrase long before it finds what came before.
     option: str = "\n{letter}. {option} ({letter})"
+
+    @model_validator(mode="after")
+    def _placeholders(self) -> Wording:
+        for key, (needed, allowed) in PLACEHOLDERS.items():
+            try:
+                named = {field for _, field, _, _ in Formatter().parse(getattr(self, key)) if field is not None}
+            except ValueError as error:
+                raise ValueError(f"{key}: {error}") from None
+            if odd := named - set(needed) - set(allowed):
+                raise ValueError(f"{key}: no placeholder {{{min(odd)}}}; there are {', '.join((*needed, *allowed))}")
+            if missing := set(needed) - named:
+                raise ValueError(f"{key}: {{{min(missing)}}} is missing")
+        return self
 
 
 DEFAULT_WORDING = Wording()
@@ -70,7 +95,8 @@ def load_wording(path: str | Path) -> Wording:
         raise RecordError(f"{path} is not TOML ({error})", "Keys are those of dcr2ad.prompts.Wording") from None
     except ValidationError as error:
         first = error.errors()[0]
-        raise RecordError(f"{path}: {first['loc'][0]}: {first['msg']}", "Keys are those of dcr2ad.prompts.Wording") from None
+        what = ": ".join([*map(str, first["loc"][:1]), first["msg"].removeprefix("Value error, ")])
+        raise RecordError(f"{path}: {what}", "Keys are those of dcr2ad.prompts.Wording") from None
 
 
 def build_prompt(
@@ -220,8 +246,13 @@ def _prompt(
 def _knowledge_text(entries: Sequence[KnowledgeEntry], name: str, wording: Wording) -> str:
     if not entries:
         return ""
-    lines = [wording.entry.format(title=e.title, text=name_object(e.text, name)) for e in entries]
-    return wording.knowledge + "".join(lines)
+    told = []
+    for entry in entries:
+        facts = {"text": entry.text, "cues": "; ".join(entry.cues), "place": entry.place}
+        facts |= {"cause": entry.cause, "effect": entry.effect}
+        named = {key: name_object(fact, name) for key, fact in facts.items()}
+        told.append(wording.entry.format(title=entry.title, **named))
+    return wording.knowledge + "".join(told)
 
 
 def _merge(parts: Sequence[Part]) -> tuple[Part, ...]:
