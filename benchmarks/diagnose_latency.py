@@ -115,8 +115,7 @@ def quick(diagnoser: Any, image: Path, reference: Path, name: str) -> None:
         is_anomalous=False,
     )
     sample, _ = inspect_sample(sample, diagnoser.expert, diagnoser.knowledge_base)
-    how = {"mode": diagnoser.routing, "tolerance": diagnoser.tolerance}
-    routing = route_sample(diagnoser.model, sample, diagnoser.knowledge_base, **how)
+    routing = route_sample(diagnoser.model, sample, diagnoser.knowledge_base, mode=diagnoser.routing)
     entries = [diagnoser.knowledge_base.get(key) for key in routing.listed]
     prompt = answer_prompt(build_prompt(detection_question(sample.id, sample), entries=entries))
     letter_probabilities(diagnoser.model, [prompt], [2])

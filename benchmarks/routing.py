@@ -2,8 +2,7 @@
 
 A letter is one question's answer read off its letters: prompt with photograph, reference and findings encoded, option
 probabilities read. A reasoned answer is what `dcr2ad diagnose` does for its verdict: the same with path and reasoning written
-before. Ranking is the route mode ``recall`` over the entries that can apply to the object, in full and by the search that
-`dcr2ad diagnose` uses, and over the whole base in full. Each
+before. Ranking is the route mode ``recall`` over the entries that can apply to the object, and over the whole base. Each
 is timed cold (the images' features and the prefix are new) and warm (after a question about the same photograph). The naive way
 runs the whole prompt again for each entry; it is timed on a few entries and scaled up. The order turns with each photograph.
 Processor time, so that a busy machine does not count. The last line is JSON.
@@ -25,7 +24,7 @@ from dcr2ad.models.base import letter_probabilities
 from dcr2ad.models.hf import HFModel
 from dcr2ad.prompts import answer_prompt, build_prompt, detection_question, knowledge_prompt
 from dcr2ad.reasoning import write_responses
-from dcr2ad.routing import QUICK, route_sample
+from dcr2ad.routing import route_sample
 from dcr2ad.types import Sample
 
 NAIVE = 4
@@ -52,7 +51,6 @@ def main() -> None:
     base, model = KnowledgeBase.builtin(), HFModel.open(asked.model, precision=asked.precision)
     expert = Expert(gallery=gallery_beside(asked.model))
     rows: dict[str, list[float]] = {}
-    lefts: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
         for number in range(asked.n + 1):
             paths = [Path(folder) / f"{number}{kind}.png" for kind in ("good", "bad")]
@@ -82,25 +80,20 @@ def main() -> None:
             def whole(sample=sample) -> None:
                 route_sample(model, sample, base, mode="recall", whole_base=True)
 
-            def quick(sample=sample) -> None:
-                lefts.append(route_sample(model, sample, base, mode="recall", tolerance=QUICK).note.left)
-
             def naive(prompt=prompt) -> None:
                 for entry in base.entries[:NAIVE]:
                     forget(model)
                     model.score([knowledge_prompt(prompt)], [[f"{entry.title}:"]])
 
-            ways = [("letter", letter), ("answer", answer), ("rank", rank), ("whole", whole), ("quick", quick)]
-            ways.append(("naive", naive))
+            ways = [("letter", letter), ("answer", answer), ("rank", rank), ("whole", whole), ("naive", naive)]
             turn = number % len(ways)
             found = {}
             for name, work in (*ways[turn:], *ways[:turn]):
                 forget(model)
                 found[name] = timed(work)
-            for name, work in (("rank_warm", rank), ("quick_warm", quick)):
-                forget(model)
-                letter()
-                found[name] = timed(work)
+            forget(model)
+            letter()
+            found["rank_warm"] = timed(rank)
             if number:  # the first photograph warms the machine up
                 for name, value in found.items():
                     rows.setdefault(name, []).append(value)
@@ -118,13 +111,12 @@ def main() -> None:
         **{
             f"{name}_to_{unit}": round(middle[name] / middle[unit], 3)
             for unit in ("letter", "answer")
-            for name in ("rank", "rank_warm", "whole", "quick", "quick_warm")
+            for name in ("rank", "rank_warm", "whole")
         },
         "naive_over_rank": round(middle["naive"] / middle["rank"], 1),
-        "left_most": round(max(lefts), 5),
     }
     print(f"read off a letter {middle['letter']:.2f} s, reasoned {middle['answer']:.2f} s; {count} entries", end=" ")
-    print(f"{middle['rank']:.2f} s, quick {middle['quick']:.2f} s, naive {middle['naive']:.0f} s;", end=" ")
+    print(f"{middle['rank']:.2f} s, naive {middle['naive']:.0f} s;", end=" ")
     print(f"all {len(base)} {middle['whole']:.2f} s")
     print(json.dumps(result))
 

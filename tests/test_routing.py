@@ -70,7 +70,7 @@ def test_titles_are_ranked_by_their_mean_log_probability_a_token(tmp_path: Path)
     prompt = build_prompt(detection_question("q", sample(tmp_path)))
     ranked = rank_titles(model, prompt, BASE.entries[:12])
     asked = ([knowledge_prompt(prompt)], [[f"{entry.title}:" for entry in BASE.entries[:12]]])
-    scores = model.search(*asked, temperature=1.0, tolerance=0.0, sure=1)[0]
+    scores = model.score_held(*asked)[0]
     mean = {e.key: total / n for e, total, n in zip(BASE.entries, scores.logprobs, scores.tokens, strict=False)}
     assert [r.key for r in ranked] == sorted(mean, key=lambda key: -mean[key])
     assert len(ranked) == 12 and sum(r.probability for r in ranked) == pytest.approx(1.0)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dcr2ad.knowledge.base import KnowledgeBase
-from dcr2ad.models.base import ChatModel, Searcher, letter_choices, softmax
+from dcr2ad.models.base import ChatModel, ScoresHeld, letter_choices, softmax
 from dcr2ad.prompts import (
     DEFAULT_WORDING,
     Wording,
@@ -45,8 +45,6 @@ GROUP = 12
 """Titles an endpoint is asked about at a time when it recalls."""
 ABSTAIN_BELOW = 0.02
 """Threshold of a model without a fitted one: some twice chance, of the hundred and more entries that can apply to an object."""
-QUICK = 0.01
-"""Tolerance of a quick recall: what `dcr2ad diagnose` routes with."""
 NONE_OF_THESE = "None of these"
 
 
@@ -78,7 +76,6 @@ def route(
     orders: int = 1,
     listed: int = LISTED,
     whole_base: bool = False,
-    tolerance: float = 0.0,
     wording: Wording = DEFAULT_WORDING,
 ) -> Routing:
     """Rank knowledge entries for a photograph, with probabilities.
@@ -105,10 +102,6 @@ def route(
         orders: orders of a list that are averaged over; with as many as it has entries, each stands in each place once.
         listed: length of hybrid's list.
         whole_base: recall ranks every entry, also such as the object cannot have.
-        tolerance: 0 reads every title in recall; else titles are read by a search (`dcr2ad.models.search`) until those unread
-            hold at most this probability, at the fitted temperature, and the `listed` best are certain. Recall's probabilities
-            then lie within that total variation of the full reading's, and `RoutingNote.left` says how much was left. For
-            models in process; an endpoint is always asked about all.
         wording: the fixed texts of the prompts.
 
     Raises:
@@ -120,7 +113,6 @@ def route(
     fitted = model.info.routing.get(mode)
     temperature = fitted.temperature if fitted else 1.0
     threshold = fitted.threshold if fitted else ABSTAIN_BELOW
-    left = 0.0
     by_place: tuple[float, ...] = ()
     steady = True
     if mode == "listed":
@@ -129,7 +121,7 @@ def route(
     else:
         sample = asked.sample
         entries = list(knowledge_base if whole_base else knowledge_base.applicable(sample.object, sample.dataset))
-        found, left = _recall(model, asked, entries, tolerance, temperature, listed)
+        found = _recall(model, asked, entries)
         best = sorted(found, key=lambda key: (-found[key], key))[:listed]
         if mode == "hybrid" and len(best) > 1:
             picked, by_place, steady = _pick(model, asked, [knowledge_base.get(key) for key in best], orders)
@@ -143,7 +135,6 @@ def route(
         threshold=threshold,
         calibrated=fitted is not None,
         abstained=abstained,
-        left=left,
     )
     kept = {"listed": len(ranking), "hybrid": listed, "recall": 1}[mode]
     # In the list that was picked from: hybrid's best by recall all stay, even where a temperature reorders nothing else.
@@ -161,7 +152,6 @@ def route_sample(
     shots: int = 1,
     orders: int = 1,
     whole_base: bool = False,
-    tolerance: float = 0.0,
     wording: Wording = DEFAULT_WORDING,
 ) -> Routing:
     """`route` with the yes/no question, so that all questions about a photograph share one routing."""
@@ -177,7 +167,6 @@ def route_sample(
         expert=expert,
         orders=orders,
         whole_base=whole_base,
-        tolerance=tolerance,
         wording=wording,
     )
 
@@ -193,7 +182,7 @@ def rank_titles(model: ChatModel, prompt: Prompt, entries: Sequence[KnowledgeEnt
     Raises:
         CannotScoreError: the model gives no probabilities.
     """
-    return list(_ranked(KnowledgeBase(entries), _title_probabilities(model, [(prompt, entries)])[0][0]))
+    return list(_ranked(KnowledgeBase(entries), _title_probabilities(model, [(prompt, entries)])[0]))
 
 
 class _Asked(NamedTuple):
@@ -244,22 +233,14 @@ class _Asked(NamedTuple):
         return build_prompt(question, entries=entries, expert=self.expert, shots=shots, wording=self.wording)
 
 
-def _recall(
-    model: ChatModel,
-    asked: _Asked,
-    entries: Sequence[KnowledgeEntry],
-    tolerance: float,
-    temperature: float,
-    sure: int,
-) -> tuple[dict[str, float], float]:
-    """Probability of each entry without a list, and the most that entries not read to their ends hold of it.
+def _recall(model: ChatModel, asked: _Asked, entries: Sequence[KnowledgeEntry]) -> dict[str, float]:
+    """Probability of each entry without a list.
 
     An endpoint cannot score titles: it chooses among `GROUP` of them by letter, or none; an entry's odds against none make
     the groups comparable.
     """
     if model.info.backend != "openai":
-        asks = [(asked.prompt(), entries)]
-        return _title_probabilities(model, asks, temperature=temperature, tolerance=tolerance, sure=sure)[0]
+        return _title_probabilities(model, [(asked.prompt(), entries)])[0]
     count = math.ceil(len(entries) / GROUP)
     groups = [entries[first::count] for first in range(count)]
     prompts = [asked.lettered([*(entry.title for entry in group), NONE_OF_THESE]) for group in groups]
@@ -270,7 +251,7 @@ def _recall(
         for entry, p in zip(group, probabilities, strict=False)
     }
     total = sum(odds.values()) or 1.0
-    return {entry.key: odds[entry.key] / total for entry in entries}, 0.0
+    return {entry.key: odds[entry.key] / total for entry in entries}
 
 
 def _pick(
@@ -285,32 +266,21 @@ def _pick(
         letters = letter_choices(model, prompts, [len(turn) for turn in turns])
         found = [{e.key: p for e, p in zip(turn, ps, strict=True)} for turn, ps in zip(turns, letters, strict=True)]
     else:
-        found = [p for p, _ in _title_probabilities(model, [(asked.prompt(turn), turn) for turn in turns])]
+        found = _title_probabilities(model, [(asked.prompt(turn), turn) for turn in turns])
     mean = {entry.key: sum(one[entry.key] for one in found) / count for entry in listed}
     places = tuple(sum(one[turn[i].key] for one, turn in zip(found, turns, strict=True)) / count for i in range(len(listed)))
     return mean, places, len({max(one, key=one.__getitem__) for one in found}) == 1
 
 
-def _title_probabilities(
-    model: ChatModel,
-    asked: Sequence[tuple[Prompt, Sequence[KnowledgeEntry]]],
-    *,
-    temperature: float = 1.0,
-    tolerance: float = 0.0,
-    sure: int = 1,
-) -> list[tuple[dict[str, float], float]]:
-    """For each prompt the probability of each of its entries' titles, and the most that titles not read to their ends hold.
+def _title_probabilities(model: ChatModel, asked: Sequence[tuple[Prompt, Sequence[KnowledgeEntry]]]) -> list[dict[str, float]]:
+    """For each prompt the probability of each of its entries' titles, from length-normalised log-probabilities.
 
-    From length-normalised log-probabilities under a decoder held to the titles; of a model that can only score whole titles,
-    from theirs.
+    Those of a decoder held to the titles; of a model that can only score whole titles, theirs.
     """
     prompts = [knowledge_prompt(prompt) for prompt, _ in asked]
     titles = [[f"{entry.title}:" for entry in entries] for _, entries in asked]
-    if isinstance(model, Searcher):
-        scores = model.search(prompts, titles, temperature=temperature, tolerance=tolerance, sure=sure)
-    else:
-        scores = model.score(prompts, titles)
-    return [(_normalised(entries, score), score.left) for (_, entries), score in zip(asked, scores, strict=True)]
+    scores = model.score_held(prompts, titles) if isinstance(model, ScoresHeld) else model.score(prompts, titles)
+    return [_normalised(entries, score) for (_, entries), score in zip(asked, scores, strict=True)]
 
 
 def _normalised(entries: Sequence[KnowledgeEntry], score: OptionScores) -> dict[str, float]:

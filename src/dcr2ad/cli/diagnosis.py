@@ -23,9 +23,6 @@ def diagnose(
     context: Annotated[str, typer.Option(help="none, category, routed or oracle:KEY.")] = "routed",
     routing: Annotated[str, typer.Option(help="hybrid, recall or listed: how routed knowledge is ranked.")] = "hybrid",
     orders: Annotated[int, typer.Option(min=1, help="Orders of the listed entries to average over.")] = 1,
-    tolerance: Annotated[
-        float, typer.Option(min=0.0, max=0.5, help="Probability, at most, of entries that recall leaves unread; 0 reads all.")
-    ] = 0.01,
     model: Model = "nano",
     expert: Annotated[bool, typer.Option("--expert/--no-expert", help="Visual expert's findings in the prompt.")] = True,
     shots: Annotated[int, typer.Option(min=0, help="References the model itself is shown; the expert sees all.")] = 1,
@@ -54,7 +51,6 @@ def diagnose(
         context=context,
         routing=routing,
         orders=orders,
-        tolerance=tolerance,
         model=model,
         expert=expert,
         shots=shots,

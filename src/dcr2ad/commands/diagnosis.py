@@ -27,7 +27,6 @@ def run_diagnose(
     context: str,
     routing: str,
     orders: int,
-    tolerance: float,
     model: str,
     expert: bool,
     shots: int,
@@ -62,9 +61,7 @@ def run_diagnose(
 
     gallery = gallery_beside(model)
     seen_by = Expert(gallery=gallery, precision="auto") if expert else None
-    diagnoser = Diagnoser(
-        opened, base, seen_by, context, routing=mode, orders=orders, tolerance=tolerance, shots=shots, alarms=alarms
-    )
+    diagnoser = Diagnoser(opened, base, seen_by, context, routing=mode, orders=orders, shots=shots, alarms=alarms)
     if compare:
         with console.progress("contexts") as update:
             found = compare_contexts(diagnoser, image, references, object_name=object_name, right=right, progress=update)
@@ -173,8 +170,7 @@ def _print_diagnosis(diagnosis: Diagnosis) -> None:
     if routed is not None:
         fitted = "fitted" if routed.calibrated else "not fitted for this model"
         limits = f"temperature {routed.temperature:.2g}, abstains below {routed.threshold:.2f} ({fitted})"
-        unread = f"; at most {routed.left:.1%} left unread" if routed.left else ""
-        lines.append(("routing", f"{routed.mode}, {limits}{unread}{'; abstained' if routed.abstained else ''}"))
+        lines.append(("routing", f"{routed.mode}, {limits}{'; abstained' if routed.abstained else ''}"))
     for label, field in (("type", "defect_type"), ("place", "location"), ("looks", "description"), ("effect", "effect")):
         text = getattr(diagnosis, field)
         if text:

@@ -78,22 +78,15 @@ class Chooser(Protocol):
 
 
 @runtime_checkable
-class Searcher(Protocol):
-    """A model that can say which of many continuations it would write, were nothing else allowed, and find the likeliest."""
+class ScoresHeld(Protocol):
+    """A model that can say which of some continuations it would write, were nothing else allowed."""
 
-    def search(
-        self, prompts: Sequence[Prompt], options: Sequence[Sequence[str]], *, temperature: float, tolerance: float, sure: int
-    ) -> list[OptionScores]:
-        """Log-probabilities under a decoder held to the continuations, each token's among those that some of them go on with,
-        read as far as it matters for a softmax over length-normalised ones.
+    def score_held(self, prompts: Sequence[Prompt], options: Sequence[Sequence[str]]) -> list[OptionScores]:
+        """As `ChatModel.score`, each token's log-probability among those with which some of the continuations go on.
 
         Args:
             prompts: N prompts.
             options: N lists of continuations.
-            temperature: of the softmax.
-            tolerance: probability, at most, of the continuations that are not read to their ends (`OptionScores.left`); 0 reads
-                all.
-            sure: the likeliest so many are certain, in their order.
         """
         ...
 

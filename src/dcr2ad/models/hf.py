@@ -22,9 +22,9 @@ from dcr2ad.artifacts import digest_file
 from dcr2ad.errors import Dcr2adError
 from dcr2ad.models.adapters import MARKER, adapter_of, merge_for_inference, read_trained
 from dcr2ad.models.base import ModelInfo
+from dcr2ad.models.held import held_logprobs, open_parts
 from dcr2ad.models.placement import cpu_has_bfloat16
 from dcr2ad.models.prefix import PrefixRunner
-from dcr2ad.models.search import Trie, TrieSearch
 from dcr2ad.models.shipped import adapter_folder, is_nano
 from dcr2ad.models.vlm import TokenizedPrompt, VisionLanguageModel
 from dcr2ad.types import Completion, OptionScores, Prompt, Sampling
@@ -48,7 +48,6 @@ class HFModel:
         self._digest = digest
         self.runner = PrefixRunner(vlm)
         self._ids: dict[str, list[int]] = {}
-        self._last_trie: tuple[tuple[str, ...], Trie] | None = None
 
     @classmethod
     def open(cls, spec: str, *, precision: Literal["fp32", "auto"] = "fp32") -> HFModel:
@@ -122,44 +121,43 @@ class HFModel:
         Raises:
             ImageError: an image cannot be used.
         """
-        results: list[OptionScores | None] = [None] * len(prompts)
         ids = [[self._spelled(option) for option in listed] for listed in options]
-        groups = self._groups(prompts, None)
-        found = self.runner.continuation_logprobs(
-            [tokenized for _, tokenized in groups], [[ids[i] for i in indices] for indices, _ in groups]
-        )
-        for (indices, _), scores in zip(groups, found, strict=True):
-            for i, sums in zip(indices, scores, strict=True):
-                results[i] = OptionScores(logprobs=tuple(sums), tokens=tuple(len(tokens) for tokens in ids[i]))
-        return [result for result in results if result is not None]
+        found = self._read(prompts, ids)
+        return [
+            OptionScores(logprobs=tuple(map(sum, values)), tokens=tuple(map(len, listed)))
+            for values, listed in zip(found, ids, strict=True)
+        ]
 
-    def search(
-        self, prompts: Sequence[Prompt], options: Sequence[Sequence[str]], *, temperature: float, tolerance: float, sure: int
-    ) -> list[OptionScores]:
-        """See `dcr2ad.models.base.Searcher`.
+    def score_held(self, prompts: Sequence[Prompt], options: Sequence[Sequence[str]]) -> list[OptionScores]:
+        """See `dcr2ad.models.base.ScoresHeld`.
 
         Raises:
             ImageError: an image cannot be used.
         """
-        found = []
-        for prompt, listed in zip(prompts, options, strict=True):
-            search = TrieSearch(self._trie(tuple(listed)), temperature=temperature, tolerance=tolerance, sure=sure)
-            self.runner.search(self.vlm.tokenize(prompt), search)
-            logprobs, left = search.result()
-            tokens = tuple(search.trie.lengths.tolist())
-            found.append(OptionScores(logprobs=tuple(logprobs), tokens=tokens, left=left))
-        return found
+        ids = [[self._spelled(option) for option in listed] for listed in options]
+        parts = [open_parts(listed) for listed in ids]
+        found = self._read(prompts, parts)
+        return [
+            OptionScores(logprobs=tuple(held_logprobs(part, values)), tokens=tuple(map(len, listed)))
+            for part, values, listed in zip(parts, found, ids, strict=True)
+        ]
+
+    def _read(self, prompts: Sequence[Prompt], ids: Sequence[Sequence[Sequence[int]]]) -> list[list[list[float]]]:
+        """Log-probability of each token of each prompt's continuations."""
+        results: list[list[list[float]]] = [[] for _ in prompts]
+        groups = self._groups(prompts, None)
+        found = self.runner.logprobs_by_token(
+            [tokenized for _, tokenized in groups], [[ids[i] for i in indices] for indices, _ in groups]
+        )
+        for (indices, _), values in zip(groups, found, strict=True):
+            for i, read in zip(indices, values, strict=True):
+                results[i] = read
+        return results
 
     def forget(self, images: Collection[str]) -> None:
         """See `dcr2ad.models.base.Forgets`."""
         self.vlm.forget_images(images)
         self.runner.forget(images)
-
-    def _trie(self, options: tuple[str, ...]) -> Trie:
-        """The trie of continuations; that of the last ones is kept, with what searches over it learnt."""
-        if self._last_trie is None or self._last_trie[0] != options:
-            self._last_trie = (options, Trie([self._spelled(option) for option in options]))
-        return self._last_trie[1]
 
     def _spelled(self, option: str) -> list[int]:
         """Token ids of a continuation; the last ones are kept, since the same titles and letters are asked for every image."""

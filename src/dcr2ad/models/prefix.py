@@ -16,9 +16,7 @@ import torch
 
 from dcr2ad.models.decoding import Rows, Start, decode
 from dcr2ad.models.drafting import Drafts
-from dcr2ad.models.kept import Key
 from dcr2ad.models.reading import Reader
-from dcr2ad.models.search import ROOT, TrieSearch
 from dcr2ad.models.selection import token_logprobs
 from dcr2ad.models.tree import TokenTree, chunks, common_prefix
 from dcr2ad.models.vlm import TokenizedPrompt, VisionLanguageModel
@@ -50,63 +48,38 @@ class PrefixRunner(Reader):
         super().reset()
         self._written.clear()
 
-    @torch.inference_mode()
     def continuation_logprobs(
         self, groups: Sequence[Sequence[TokenizedPrompt]], options: Sequence[Sequence[Sequence[Sequence[int]]]]
     ) -> list[list[list[float]]]:
-        """Summed log-probability of each continuation of each prompt.
+        """Summed log-probability of each continuation of each prompt; arguments as `logprobs_by_token`."""
+        found = self.logprobs_by_token(groups, options)
+        return [[[sum(values) for values in listed] for listed in group] for group in found]
+
+    @torch.inference_mode()
+    def logprobs_by_token(
+        self, groups: Sequence[Sequence[TokenizedPrompt]], options: Sequence[Sequence[Sequence[Sequence[int]]]]
+    ) -> list[list[list[list[float]]]]:
+        """Log-probability of each token of each continuation of each prompt.
 
         Args:
             groups: groups of prompts that show the same images, in the same order.
             options: for each prompt of each group its continuations, each at least one token.
 
         Returns:
-            for each prompt of each group one natural log-probability a continuation.
+            for each prompt of each group, for each continuation, one natural log-probability a token.
         """
         single = all(len(tokens) == 1 for group in options for listed in group for tokens in listed)
         resumed = self._resume(groups) if single else None
         if resumed is None:
-            found: list[list[list[float]]] = []
+            found: list[list[list[list[float]]]] = []
             for start, end in self._neighbours(groups, options):
                 found += self._scored(groups[start:end], options[start:end])
             return found
         read = iter(torch.cat([logits[rows.places] for rows, logits in resumed]).float().log_softmax(-1))
-        return [[next(read)[[tokens[0] for tokens in listed]].tolist() for listed in group] for group in options]
-
-    @torch.inference_mode()
-    def search(self, prompt: TokenizedPrompt, search: TrieSearch) -> None:
-        """Read one prompt's continuations as far as a new search asks for them; it holds the result afterwards."""
-        (keys,), cut = self._enter([prompt])
-        trie, start = search.trie, self._length()
-        chain = keys[start:]
-        rows: dict[int, tuple[Key, ...]] = {ROOT: chain}
-        for node in search.first():
-            rows[node] = (*rows[int(trie.tree.parents[node])], (trie.tokens[node], ""))
-        tree = TokenTree.build(list(rows.values()))
-        ends = np.array([path[-1] for path in tree.paths])
-        logits = self._forward(tree, list(rows.values()), [prompt] * len(rows), ends, [0] * len(rows))
-        self._learn(search, list(rows), logits)
-        seen = {node: start + path[len(chain) :] for node, path in zip(rows, tree.paths, strict=True)}
-        behind = int(self._vlm.positions(prompt.ids, prompt.images).max()) + 1
-        while nodes := search.choose():
-            start = self._length()
-            mask = torch.zeros(len(nodes), start + len(nodes), dtype=torch.bool)
-            mask[:, : len(keys)] = True
-            for place, node in enumerate(nodes):
-                seen[node] = np.append(seen[int(trie.tree.parents[node])], start + place)
-                mask[place, torch.from_numpy(seen[node])] = True
-            positions = torch.tensor([[behind + trie.depths[node] for node in nodes]]).expand(self._axes, -1)
-            ids = [trie.tokens[node] for node in nodes]
-            self._learn(search, nodes, self._run(ids, positions, mask, (), torch.arange(len(ids))))
-        trie.remember(search.needed())
-        self._leave(keys[:cut])
-
-    def _learn(self, search: TrieSearch, nodes: Sequence[int], logits: torch.Tensor) -> None:
-        children = [search.trie.children[node] for node in nodes]
-        at = [place for place, listed in enumerate(children) for _ in listed]
-        values = iter(_logprobs(logits, at, [search.trie.tokens[child] for listed in children for child in listed]))
-        for node, listed in zip(nodes, children, strict=True):
-            search.learn(node, [next(values) for _ in listed])
+        return [
+            [[[value] for value in next(read)[[tokens[0] for tokens in listed]].tolist()] for listed in group]
+            for group in options
+        ]
 
     @torch.inference_mode()
     def generate(
@@ -150,15 +123,15 @@ class PrefixRunner(Reader):
 
     def _scored(
         self, groups: Sequence[Sequence[TokenizedPrompt]], options: Sequence[Sequence[Sequence[Sequence[int]]]]
-    ) -> list[list[list[float]]]:
-        """Summed log-probabilities of the continuations of one group, or of several in one row, each token computed once."""
+    ) -> list[list[list[list[float]]]]:
+        """Log-probabilities of the continuations of one group, or of several in one row, each token computed once."""
         prompts = [prompt for group in groups for prompt in group]
         owners = [number for number, group in enumerate(groups) for _ in group]
         listed = [listed for group in options for listed in group]
         keys, cut = self._enter(prompts)
-        found: list[list[float]] = [[0.0] * len(each) for each in listed]
+        found: list[list[list[float]]] = [[[]] * len(each) for each in listed]
         work = [(p, o) for p, each in enumerate(listed) for o in range(len(each))]
-        sizes = [len(keys[p]) - cut + len(listed[p][o]) for p, o in work]
+        sizes = [(len(keys[p]) - cut, len(listed[p][o])) for p, o in work]
         for chunk in chunks(work, sizes, MAX_NODES) if len(groups) == 1 else [work]:
             begun = self._length()
             rows = [[*keys[p][begun:], *((token, "") for token in listed[p][o][:-1])] for p, o in chunk]
@@ -170,7 +143,7 @@ class PrefixRunner(Reader):
             at = [slot[int(node)] for path, tail in zip(tree.paths, tails, strict=True) for node in path[tail - 1 :]]
             values = iter(_logprobs(logits, at, [token for p, o in chunk for token in listed[p][o]]))
             for p, o in chunk:
-                found[p][o] = sum(next(values) for _ in listed[p][o])
+                found[p][o] = [next(values) for _ in listed[p][o]]
             if len(groups) > 1:  # what the last images have read serves those that follow
                 last = keys[owners.index(owners[-1]) :]
                 shared = min(common_prefix(last), min(map(len, last)) - 1)

@@ -16,6 +16,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+UNSHARED = 8
+"""Tokens of a continuation that the others of its prompt do not begin with, counted at most."""
+
 
 class Span(NamedTuple):
     """Neighbouring nodes of one path, each the parent of the next, and what lies before them on it."""
@@ -141,24 +144,25 @@ def common_prefix(sequences: Sequence[Sequence[Hashable]]) -> int:
     return low
 
 
-def chunks(work: list[tuple[int, int]], sizes: list[int], limit: int) -> list[list[tuple[int, int]]]:
-    """Cut work into rows of at most `limit` tokens counted without sharing of continuations, prompts kept together.
+def chunks(work: list[tuple[int, int]], sizes: list[tuple[int, int]], limit: int) -> list[list[tuple[int, int]]]:
+    """Cut work into rows of about `limit` tokens at most, prompts kept together.
 
-    Tokens of a prompt's own tail are shared by its options and counted once.
+    Tokens of a prompt's own tail are shared by its options and counted once; of an option behind others those that it hardly
+    shares with them, `UNSHARED` at most.
 
     Args:
         work: pairs (prompt, continuation), in order.
-        sizes: tokens of each pair, the prompt's tail included.
+        sizes: tokens of each pair: the prompt's tail, the continuation.
         limit: tokens of a row.
     """
     cut: list[list[tuple[int, int]]] = []
     used = limit + 1
     previous = -1
-    for (prompt, option), size in zip(work, sizes, strict=True):
-        cost = size if prompt != previous or used > limit else 8
+    for (prompt, option), (tail, own) in zip(work, sizes, strict=True):
+        cost = tail + own if prompt != previous or used > limit else min(own, UNSHARED)
         if used + cost > limit:
             cut.append([])
-            used, cost = 0, size
+            used, cost = 0, tail + own
         cut[-1].append((prompt, option))
         used += cost
         previous = prompt

@@ -138,7 +138,7 @@ def diagnose_folder(
         "model": diagnoser.model.info.digest,
         "knowledge": diagnoser.knowledge_base.digest,
         "context": diagnoser.context,
-        "routing": f"{diagnoser.routing} {diagnoser.orders} {diagnoser.tolerance:g}",
+        "routing": f"{diagnoser.routing} {diagnoser.orders}",
         "expert": diagnoser.expert is not None,
         "shots": diagnoser.shots,
         "alarms": round(diagnoser.alarms, 6),

@@ -21,7 +21,7 @@ from dcr2ad.prompts import (
     detection_question,
 )
 from dcr2ad.report.overlay import encode_map
-from dcr2ad.routing import QUICK, rank_titles, route_sample
+from dcr2ad.routing import rank_titles, route_sample
 from dcr2ad.stages.findings import inspect_sample
 from dcr2ad.types import (
     KnowledgeEntry,
@@ -49,7 +49,6 @@ class Diagnoser:
         max_new_tokens: limit of a response.
         routing: how a routed context is ranked.
         orders: orders of a listing that the ranking is averaged over.
-        tolerance: probability, at most, of entries that recall leaves unread; 0 reads all (`dcr2ad.routing.route`).
         shots: references the model is shown; the expert sees all.
         alarms: share of good parts that may pass the expert's limit, where there are references enough to set one
             (`dcr2ad.limits.LEAST`); fewer leave the general limit.
@@ -62,7 +61,6 @@ class Diagnoser:
     max_new_tokens: int = 160
     routing: RouteMode = "hybrid"
     orders: int = 1
-    tolerance: float = QUICK
     shots: int = 1
     alarms: float = 1 - SHARE
 
@@ -176,7 +174,6 @@ def make_case(diagnoser: Diagnoser, sample: Sample) -> Case:
             mode=diagnoser.routing,
             shots=shots,
             orders=diagnoser.orders,
-            tolerance=diagnoser.tolerance,
         )
         return Case(sample, tuple(knowledge_base.get(k) for k in routing.listed), routing.ranking, routing.note)
     entries = knowledge_base.category(sample.object)

@@ -79,8 +79,6 @@ class OptionScores(Record):
     """Natural log-probability of each whole continuation."""
     tokens: tuple[int, ...]
     """Number of tokens of each continuation."""
-    left: float = Field(default=0.0, ge=0.0, le=1.0)
-    """Share of probability, at most, of continuations that were not read to their ends; 0 where all were."""
 
 
 class RankedEntry(Record):
@@ -132,5 +130,3 @@ class RoutingNote(Record):
     """Whether both were fitted for this model, or are the defaults."""
     abstained: bool
     """Whether no entry was probable enough: then the model answered without knowledge."""
-    left: Probability = 0.0
-    """Share of recall's probability, at most, of the entries whose titles were not read to their ends; 0 where all were."""
