@@ -10,16 +10,16 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from dcr2ad.artifacts import read_manifest, read_records, write_records
+from dcr2ad.artifacts import read_manifest, read_records, write_records, write_text
 from dcr2ad.config import load_recipe
 from dcr2ad.datasets.drawn import write_drawn
 from dcr2ad.datasets.folder import read_folder
 from dcr2ad.datasets.good import FEWEST, MOST, forbid_bench, good_photographs, usable
 from dcr2ad.datasets.layouts import Row
 from dcr2ad.errors import InputError
-from dcr2ad.models.adapters import read_trained
+from dcr2ad.models.adapters import MARKER, TrainedModel, read_trained
 from dcr2ad.models.hf import HFModel
-from dcr2ad.stages.adapt import HOUR, adapt
+from dcr2ad.stages.adapt import HOUR, _settings, adapt
 from dcr2ad.types import Question
 from tests.tiny import tiny_internvl, tiny_photograph
 
@@ -94,6 +94,25 @@ def test_the_recipe_of_an_hour_is_the_method() -> None:
     assert [variant.train for variant in HOUR.variants] == ["nothing", "sft", "krdpo"]
     assert HOUR.krdpo.reasoning == "matched" and HOUR.mine.threshold == 0.1
     assert {cell.context for cell in HOUR.evaluate.cells} == {"none", "routed"}
+
+
+def test_a_start_from_an_adapters_folder_keeps_its_shape(tmp_path: Path) -> None:
+    trained = TrainedModel(
+        base="nano:base",
+        kind="adapter",
+        stage="sft",
+        seed=0,
+        recipe={"lora_rank": 8, "lora_alpha": 24, "train_projector": True, "learning_rate": 1.0},
+        digest="d",
+        base_digest="b",
+        train_images={},
+    )
+    write_text(tmp_path / MARKER, trained.model_dump_json())
+    for stage in ("sft", "krdpo"):
+        kept = getattr(_settings(HOUR, 20, str(tmp_path), 0), stage)
+        assert (kept.lora_rank, kept.lora_alpha, kept.train_projector) == (8, 24, True)
+        assert kept.learning_rate == getattr(HOUR, stage).learning_rate
+        assert getattr(_settings(HOUR, 20, "nano:base", 0), stage) == getattr(HOUR, stage)
 
 
 @pytest.mark.slow

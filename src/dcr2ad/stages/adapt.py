@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from dcr2ad.config import (
     EvaluateSettings,
@@ -27,6 +28,7 @@ from dcr2ad.errors import InputError
 from dcr2ad.expert import Expert
 from dcr2ad.kinds import FILE
 from dcr2ad.knowledge.base import KnowledgeBase
+from dcr2ad.models.adapters import adapter_of
 from dcr2ad.models.hf import trained_folder
 from dcr2ad.models.shipped import full_name
 from dcr2ad.stages.instruct import build_benchmark
@@ -38,7 +40,7 @@ HELD_OUT = 5
 """Without labelled defects every fifth item is held out, and defects drawn onto it are asked about."""
 DRAWN_EACH = 3
 """Defects drawn onto each held-out photograph."""
-PICTURES = 200
+PICTURES = 320
 """Pictures trained on, about: the fewer the photographs, the more defects are drawn onto each."""
 MODEL = "model"
 """Folder of the result."""
@@ -51,6 +53,8 @@ _TRAINING = {
     "precision": "auto",
     "group_images": True,
 }
+_SHAPE = ("lora_rank", "lora_alpha", "train_projector", "freeze_vision")
+"""Settings that one adapter has from its first training to its last."""
 HOUR = Recipe(
     name="adapt",
     instruct=InstructSettings(direct_share=0.2, listed_share=0.0, supported_only=True, hard_share=0.9),
@@ -159,10 +163,17 @@ def adapt(
 
 
 def _settings(recipe: Recipe, photographs: int, model: str, seed: int) -> Recipe:
-    """A recipe for this line: the rows of `HOUR`, and defects drawn so that about `PICTURES` pictures come of it."""
+    """A recipe for this line: the rows of `HOUR`, and defects drawn so that about `PICTURES` pictures come of it.
+
+    Where training begins with an adapter's own folder, it goes on with that adapter, and keeps its rank.
+    """
     each = recipe.instruct.draw_defects or min(12, max(2, round(PICTURES / photographs) - 1))
     instruct = recipe.instruct.model_copy(update={"draw_defects": each, "split": "train"})
-    fixed = {"model": model, "seed": seed, "seeds": (), "variants": HOUR.variants, "instruct": instruct}
+    fixed: dict[str, Any] = {"model": model, "seed": seed, "seeds": (), "variants": HOUR.variants, "instruct": instruct}
+    adapter = adapter_of(model)
+    if adapter is not None:
+        shape = {key: adapter.recipe[key] for key in _SHAPE if key in adapter.recipe}
+        fixed |= {stage: getattr(recipe, stage).model_copy(update=shape) for stage in ("sft", "krdpo")}
     if recipe.evaluate.protocols == () and recipe.evaluate.grid is None:
         fixed["evaluate"] = HOUR.evaluate
     return recipe.model_copy(update=fixed)
