@@ -16,7 +16,7 @@ from dcr2ad.knowledge.base import KnowledgeBase
 from dcr2ad.models.scripted import ScriptedModel
 from dcr2ad.places import PLACES
 from dcr2ad.stages.diagnose import Diagnoser, FailedImage, diagnose, diagnose_folder
-from dcr2ad.types import Diagnosis, ExpertFindings, Prompt
+from dcr2ad.types import Diagnosis, ExpertFindings, KindGuess, Prompt
 
 BASE = KnowledgeBase.builtin()
 SCRATCH = next(entry for entry in BASE if entry.title == "Surface scratch")
@@ -86,6 +86,25 @@ def test_a_defect_is_told_with_what_it_rests_on(photographs: tuple[Path, Path]) 
     assert made.expert is not None and made.expert_map is not None
     assert made.sources["expert"] == "visual expert" and made.sources["effect"] == "knowledge base"
     assert "visual expert" in made.description and not made.notes
+
+
+def test_where_the_router_abstains_the_experts_clear_kind_is_the_type(photographs: tuple[Path, Path]) -> None:
+    class Sure(StubExpert):
+        probability = 0.9
+
+        def inspect(self, image: str | Path, references: Sequence[str | Path]) -> tuple[ExpertFindings, np.ndarray]:
+            findings, anomaly = super().inspect(image, references)
+            kind = KindGuess(key=SCRATCH.key, title=SCRATCH.title, probability=self.probability)
+            return findings.model_copy(update={"kinds": (kind,)}), anomaly
+
+    unsure = model("no title at all", "A")
+    made = diagnose(Diagnoser(unsure, BASE, Sure(), "routed"), photographs[0], [photographs[1]])  # type: ignore[arg-type]
+    assert made.routing is not None and made.routing.abstained and made.knowledge is None
+    assert made.defect_type == SCRATCH.title and made.sources["defect_type"] == "visual expert"
+    assert made.effect == SCRATCH.effect and made.sources["effect"] == "knowledge base"
+    Sure.probability = 0.5
+    vague = diagnose(Diagnoser(unsure, BASE, Sure(), "routed"), photographs[0], [photographs[1]])  # type: ignore[arg-type]
+    assert vague.defect_type is None and vague.effect == ""
 
 
 def test_the_place_is_the_one_the_reasoning_names(photographs: tuple[Path, Path]) -> None:

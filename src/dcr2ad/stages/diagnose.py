@@ -18,6 +18,7 @@ from dcr2ad.stages.diagnose_answers import (
     describe,
     find_defect,
     find_place,
+    kind_told,
     name_sources,
     read_verdict,
     selected_entry,
@@ -81,6 +82,8 @@ def diagnose(
     selected = selected_entry(case, trajectory, diagnoser.knowledge_base)
     entry = diagnoser.knowledge_base.get(selected.key) if selected else None
     defect = find_defect(case, entry, diagnoser.knowledge_base, notes) if anomalous else None
+    told = kind_told(sample, diagnoser.knowledge_base) if anomalous and case.abstained else None
+    defect = defect or told
     answer, probabilities = answer_own_question(diagnoser, case, question, options)
     shown = defect or entry
     return Diagnosis(
@@ -106,7 +109,7 @@ def diagnose(
         context=diagnoser.context,
         model=f"{diagnoser.model.info.name} {diagnoser.model.info.digest[:12]}",
         response=response,
-        sources=name_sources(sample, shown, anomalous),
+        sources=name_sources(sample, shown, anomalous, told=told is not None),
         notes=tuple(notes),
     )
 

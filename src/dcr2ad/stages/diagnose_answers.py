@@ -16,6 +16,7 @@ from dcr2ad.parsing import parse_response
 from dcr2ad.places import PLACES
 from dcr2ad.prompts import (
     LOCATION_QUESTION,
+    SURE,
     answer_prompt,
     build_prompt,
     describe_findings,
@@ -101,6 +102,12 @@ def find_defect(
     return None
 
 
+def kind_told(sample: Sample, knowledge_base: KnowledgeBase) -> KnowledgeEntry | None:
+    """The kind that the visual expert tells as clear: the type of an anomalous part under no knowledge."""
+    kinds = sample.expert.kinds if sample.expert else ()
+    return knowledge_base.resolve(kinds[0].key) if kinds and kinds[0].probability >= SURE else None
+
+
 def find_place(diagnoser: Diagnoser, case: Case, trajectory: Trajectory | None) -> str | None:
     """Where the model says it is: the one place its reasoning names, else its answer to the question where."""
     stated = {place for place in PLACES if trajectory and re.search(rf"\b{place}\b", trajectory.reasoning)}
@@ -162,11 +169,11 @@ def describe(sample: Sample, entry: KnowledgeEntry | None, anomalous: bool) -> s
     return " ".join(parts)
 
 
-def name_sources(sample: Sample, entry: KnowledgeEntry | None, anomalous: bool) -> dict[str, str]:
-    """Who makes each statement of the diagnosis: model, visual expert or knowledge base."""
+def name_sources(sample: Sample, entry: KnowledgeEntry | None, anomalous: bool, *, told: bool) -> dict[str, str]:
+    """Who makes each statement of the diagnosis, model, visual expert or knowledge base; `told`: the type is `kind_told`'s."""
     sources = {"verdict": "model", "knowledge": "model", "reasoning": "model", "response": "model", "answer": "model"}
     if anomalous:
-        sources |= {"location": "model", "defect_type": "model"}
+        sources |= {"location": "model", "defect_type": "visual expert" if told else "model"}
     said_by = [name for name, there in (("visual expert", sample.expert), ("knowledge base", entry)) if there is not None]
     sources["description"] = " and ".join(said_by) or "nobody"
     sources["effect"] = "knowledge base"
