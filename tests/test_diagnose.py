@@ -94,15 +94,17 @@ def test_where_the_router_abstains_the_experts_clear_kind_is_the_type(photograph
 
         def inspect(self, image: str | Path, references: Sequence[str | Path]) -> tuple[ExpertFindings, np.ndarray]:
             findings, anomaly = super().inspect(image, references)
-            kind = KindGuess(key=SCRATCH.key, title=SCRATCH.title, probability=self.probability)
-            return findings.model_copy(update={"kinds": (kind,)}), anomaly
+            dent = BASE.get("General.surface.dent")
+            shares = ((SCRATCH, self.probability), (dent, 1 - self.probability))
+            kinds = tuple(KindGuess(key=entry.key, title=entry.title, probability=share) for entry, share in shares)
+            return findings.model_copy(update={"kinds": kinds}), anomaly
 
     unsure = model("no title at all", "A")
     made = diagnose(Diagnoser(unsure, BASE, Sure(), "routed"), photographs[0], [photographs[1]])  # type: ignore[arg-type]
     assert made.routing is not None and made.routing.abstained and made.knowledge is None
     assert made.defect_type == SCRATCH.title and made.sources["defect_type"] == "visual expert"
     assert made.effect == SCRATCH.effect and made.sources["effect"] == "knowledge base"
-    Sure.probability = 0.5
+    Sure.probability = 0.6
     vague = diagnose(Diagnoser(unsure, BASE, Sure(), "routed"), photographs[0], [photographs[1]])  # type: ignore[arg-type]
     assert vague.defect_type is None and vague.effect == ""
 
