@@ -212,6 +212,9 @@ def test_sides_are_even_whatever_the_findings_deny(drawn: Path, tmp_path: Path) 
     both = {name for name, _ in sides if sides[name, True] and sides[name, False]}
     assert both and all(sides[name, True] == sides[name, False] for name in both)
     assert any(denied[name, True] != denied[name, False] for name in both)
+    shown = Counter(side_of.values())
+    carried = {name: [shown[name, side] - denied[name, side] for side in (True, False)] for name in both}
+    assert all(sides[name, True] == min(carried[name]) for name in both), "no more than that is left out"
     assert sides.total() + denied.total() + left_out.total() == made.images
 
 

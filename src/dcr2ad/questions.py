@@ -67,6 +67,8 @@ class QuestionMaker:
         hard_share: share of the questions about a defect whose wrong options are such as this object can have, as all are in
             measuring; those of the others are what is right anywhere in the data, of which the object rules out most.
         subtasks: what is asked about; empty for all.
+        thin_detection: leave questions of detection out in advance, until each object is defective as often as good; not where
+            others are left out for reasons of their own, after which few of those chosen would be left.
         measuring: make questions to measure with: wrong kinds of defect are such as this object can have, not such as occur
             on any object of the data, which its name would rule out; labels that name no kind are not asked about; and no
             question has more than the five options that MMAD's own scorer reads. Otherwise questions are left out whose answer
@@ -82,6 +84,7 @@ class QuestionMaker:
         wording: QuestionWording = INSTRUCT_WORDING,
         hard_share: float = 0.0,
         subtasks: Sequence[Subtask] = (),
+        thin_detection: bool = True,
         measuring: bool = False,
     ) -> None:
         self._base = knowledge_base
@@ -89,6 +92,7 @@ class QuestionMaker:
         self._wording = wording
         self._hard_share = hard_share
         self._subtasks = frozenset(subtasks or Subtask)
+        self._thin_detection = thin_detection
         self._measuring = measuring
         self.balance = OptionBalance()
         samples = list(samples)
@@ -134,7 +138,7 @@ class QuestionMaker:
         }
         seed = f"{self._seed}/even"
         self._normal_options = best_options(kinds.values())
-        out = {Subtask.DETECTION: uneven_sides(samples, seed)}
+        out = {Subtask.DETECTION: uneven_sides(samples, seed) if self._thin_detection else set[str]()}
         if len(self._keys) > 1:
             out[Subtask.OBJECT_CLASSIFICATION] = surplus(good, names, min(4, len(self._keys)), seed)
         if self._normal_options > 1:

@@ -85,6 +85,7 @@ class Build:
             wording=wording,
             hard_share=self._settings.hard_share,
             subtasks=self._settings.subtasks,
+            thin_detection=not self._settings.supported_only,  # `even_sides` does it at the end
             measuring=self._measuring,
         )
         self._seed = seed
