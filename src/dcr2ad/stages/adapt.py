@@ -59,7 +59,15 @@ HOUR = Recipe(
     name="adapt",
     instruct=InstructSettings(direct_share=0.2, listed_share=0.0, supported_only=True, hard_share=0.9),
     sft=SftSettings.model_validate(
-        {**_TRAINING, "learning_rate": 3e-4, "batch_size": 5, "gradient_accumulation": 2, "max_steps": 60, "save_steps": 10}
+        {
+            **_TRAINING,
+            "learning_rate": 3e-4,
+            "batch_size": 5,
+            "gradient_accumulation": 2,
+            "epochs": 3,
+            "max_steps": 60,
+            "save_steps": 10,
+        }
     ),
     mine=MineSettings(threshold=0.1, wanted=96),
     krdpo=KrdpoSettings.model_validate(
