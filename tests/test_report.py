@@ -40,6 +40,7 @@ from dcr2ad.types import (
     Prediction,
     Question,
     RankedEntry,
+    RoutingNote,
     Sample,
     Subtask,
 )
@@ -255,6 +256,14 @@ def test_missing_pieces_are_said_in_their_place(tmp_path: Path) -> None:
     text = Page(html).text
     assert "no such image" in text and "No reference was given." in text
     assert "The model gave none." in text and "None: no knowledge in the prompt." in text
+
+
+def test_a_router_that_abstains_says_what_would_have_been_next(photographs: tuple[str, str]) -> None:
+    note = RoutingNote(mode="hybrid", temperature=1.6, threshold=0.54, calibrated=True, abstained=True)
+    text = Page(render_diagnoses([diagnosis(*photographs, knowledge=None, routing=note)], knowledge={})).text
+    first = diagnosis(*photographs).runners_up[0]
+    assert "None is probable enough to reason under (at least 0.54)" in text
+    assert f"The likeliest: {first.title} {first.probability:.2f}" in text
 
 
 def test_an_unreadable_map_leaves_photograph_and_marks(photographs: tuple[str, str]) -> None:

@@ -37,6 +37,7 @@ CONTEXTS = {
 _EVEN = (0.4, 0.6)
 _LARGE, _MEDIUM, _THUMB = 640, 420, 112
 _MANY = 12
+_LIKELIEST = 3
 _ALIKE = 3
 
 
@@ -94,6 +95,7 @@ class Part:
     legend: str
     context: str
     selected: Selected | None
+    why_none: str
     verdict_says: tuple[Speaker, ...]
     statements: tuple[Statement, ...]
     reasoning_says: tuple[Speaker, ...]
@@ -201,6 +203,7 @@ def _part(number: int, name: str, diagnosis: Diagnosis, knowledge: Mapping[str, 
         legend=_legend(diagnosis.expert) if image is not None else "",
         context=_context(diagnosis),
         selected=_selected(diagnosis, entry, knowledge),
+        why_none=_why_none(diagnosis),
         verdict_says=speakers(diagnosis, "verdict"),
         statements=_statements(diagnosis),
         reasoning_says=speakers(diagnosis, "reasoning"),
@@ -295,6 +298,15 @@ def _statements(diagnosis: Diagnosis) -> tuple[Statement, ...]:
 def _context(diagnosis: Diagnosis) -> str:
     """The context setting in words; an oracle's names its entry (``oracle:KEY``)."""
     return CONTEXTS.get(diagnosis.context.partition(":")[0], diagnosis.context)
+
+
+def _why_none(diagnosis: Diagnosis) -> str:
+    """Why the model reasoned under no knowledge, and what would have been next."""
+    routing = diagnosis.routing
+    if routing is None or not routing.abstained:
+        return f"None: {_context(diagnosis)}."
+    likeliest = ", ".join(f"{ranked.title} {ranked.probability:.2f}" for ranked in diagnosis.runners_up[:_LIKELIEST])
+    return f"None is probable enough to reason under (at least {routing.threshold:.2f}). The likeliest: {likeliest or 'none'}."
 
 
 def _named(text: str, diagnosis: Diagnosis) -> str:
