@@ -134,7 +134,7 @@ def measure(model: str, precision: Any, parts: int, folder: Path) -> dict[str, A
     clock = Clock()
     clock.wrap(diagnoser.expert, "inspect", "visual expert")
     clock.wrap(opened.vlm, "image_features", "image features")
-    clock.wrap(opened, "search", "routing: search over the base")
+    clock.wrap(opened, "score_held", "routing: titles of the base and of the list")
     clock.wrap(opened, "score", "scoring: the listed entries, and answers")
     clock.wrap(opened, "generate", "writing: path and reasoning")
     verdicts, wholes, pieces, work, saved = [], [], [], [], []
@@ -203,7 +203,7 @@ def main() -> None:
     found["threads"] = threads()
     for name, goal in GOALS.items():
         print(f"{name:<14} {found[name]:8.2f}   goal {goal:.0f}: {'kept' if found[name] <= goal else 'missed'}")
-    print(f"{found['tokens_a_step']:.1f} tokens of the response a step (steps of the search over the base counted too)")
+    print(f"{found['tokens_a_step']:.1f} tokens of the response a step")
     for label, seconds in found["pieces_s"].items():
         print(f"  {label:<30} {seconds:.2f} s")
     print(json.dumps({key: round(v, 3) if isinstance(v, float) else v for key, v in found.items()}))
