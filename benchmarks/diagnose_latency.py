@@ -135,7 +135,7 @@ def measure(model: str, precision: Any, parts: int, folder: Path) -> dict[str, A
     clock.wrap(diagnoser.expert, "inspect", "visual expert")
     clock.wrap(opened.vlm, "image_features", "image features")
     clock.wrap(opened, "score_held", "routing: titles of the base and of the list")
-    clock.wrap(opened, "score", "scoring: the listed entries, and answers")
+    clock.wrap(opened, "score", "scoring: answers")
     clock.wrap(opened, "generate", "writing: path and reasoning")
     verdicts, wholes, pieces, work, saved = [], [], [], [], []
     steps = Counter[str]()

@@ -70,10 +70,10 @@ def test_a_response_alone_is_the_one_written_in_company(build, tmp_path: Path) -
     ((written, _),) = runner.generate([[start]], max_new_tokens=24, ends=lambda tokens: tokens[-1] in model.vlm.end_ids)[0]
     longer = dataclasses.replace(start, ids=(*start.ids, *written))
     before = runner.processed_tokens
-    ((found,),) = runner.continuation_logprobs([[longer]], [[[[5], [6]]]])
+    ((found,),) = runner.logprobs_by_token([[longer]], [[[[5], [6]]]])
     assert runner.processed_tokens - before <= 3
-    ((anew,),) = PrefixRunner(model.vlm).continuation_logprobs([[longer]], [[[[5], [6]]]])
-    assert found == pytest.approx(anew, abs=1e-4)
+    ((anew,),) = PrefixRunner(model.vlm).logprobs_by_token([[longer]], [[[[5], [6]]]])
+    assert [value for (value,) in found] == pytest.approx([value for (value,) in anew], abs=1e-4)
 
     short = model.generate(asked[:1], Sampling(max_new_tokens=5))[0][0]
     assert short.new_tokens == min(5, plain[0].new_tokens) and plain[0].text.startswith(short.text)

@@ -73,8 +73,8 @@ def defined(model: HFModel, prompt: Prompt, titles: list[str]) -> list[float]:
     """Every beginning of a title scored as a continuation of its own, and set against those beside it."""
     ids = [tuple(model.vlm.response_ids(title)) for title in titles]
     beginnings = sorted({title[:end] for title in ids for end in range(1, len(title) + 1)}, key=len)
-    scored = model.runner.continuation_logprobs([[model.vlm.tokenize(prompt)]], [[[list(b) for b in beginnings]]])[0][0]
-    joint = dict(zip(beginnings, scored, strict=True))
+    scored = model.runner.logprobs_by_token([[model.vlm.tokenize(prompt)]], [[[list(b) for b in beginnings]]])[0][0]
+    joint = dict(zip(beginnings, map(sum, scored), strict=True))
     held: dict[tuple[int, ...], float] = {(): 0.0}
     for beginning in beginnings:
         beside = [joint[other] for other in beginnings if other[:-1] == beginning[:-1]]

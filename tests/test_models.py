@@ -112,11 +112,11 @@ def test_distinct_tokens_are_processed_once(model: HFModel, tmp_path: Path) -> N
     asked = [prompt(tmp_path, 0, 1, f"Question {i}? A. Yes B. No") for i in range(4)]
     runner = PrefixRunner(model.vlm)
     tokens = [model.vlm.tokenize(p) for p in asked]
-    runner.continuation_logprobs([tokens], [[[[5], [6]]] * 4])
+    runner.logprobs_by_token([tokens], [[[[5], [6]]] * 4])
     keys = [t.keys(model.vlm.image_token_id) for t in tokens]
     assert runner.processed_tokens == len(TokenTree.build(keys))
     before = runner.processed_tokens
-    runner.continuation_logprobs([tokens[:1]], [[[[5], [6]]]])
+    runner.logprobs_by_token([tokens[:1]], [[[[5], [6]]]])
     assert runner.processed_tokens - before < len(tokens[0].ids) - tokens[0].image_spans(model.vlm.image_token_id)[-1][1] + 1
 
 

@@ -89,10 +89,7 @@ def read_blind(questions: Iterable[Question], *, seed: int = 0) -> list[BlindSco
     Returns:
         one score for each sub-task that has questions of two groups or more, in the order of `Subtask`.
     """
-    asked: dict[Subtask, list[Question]] = defaultdict(list)
-    for question in questions:
-        asked[question.subtask].append(question)
-    scores = (_score(subtask, asked[subtask], seed) for subtask in Subtask if subtask in asked)
+    scores = (_score(subtask, asked, seed) for subtask, asked in _by_subtask(questions).items())
     return [score for score in scores if score is not None]
 
 
@@ -109,11 +106,10 @@ def read_across(learnt: Iterable[Question], asked: Iterable[Question]) -> list[B
     Returns:
         one score for each sub-task that both have, in the order of `Subtask`.
     """
-    learnt, asked, scores = list(learnt), list(asked), []
-    for subtask in Subtask:
-        first = [question for question in learnt if question.subtask is subtask]
-        then = [question for question in asked if question.subtask is subtask]
-        if first and then:
+    taught, scores = _by_subtask(learnt), []
+    for subtask, then in _by_subtask(asked).items():
+        first = taught.get(subtask)
+        if first:
             features, shown = _features([*first, *then])
             answers = np.array([question.answer for question in (*first, *then)])
             cut = len(first)
@@ -128,13 +124,9 @@ def blind_answers(questions: Iterable[Question], *, seed: int = 0) -> dict[str, 
 
     A tie is broken by lot, as is a sub-task with questions of a single group, of which nothing can be learnt.
     """
-    asked: dict[Subtask, list[Question]] = defaultdict(list)
-    for question in questions:
-        asked[question.subtask].append(question)
     rng = np.random.default_rng(seed)
     given: dict[str, int] = {}
-    for subtask in (subtask for subtask in Subtask if subtask in asked):
-        rows = asked[subtask]
+    for rows in _by_subtask(questions).values():
         features, shown = _features(rows)
         folds = group_folds([shown_part(question) for question in rows], seed)
         logits = np.where(shown, 0.0, -np.inf)
@@ -166,6 +158,14 @@ def _chi_square_99(freedom: int) -> float:
     """99 % quantile of chi-square, by Wilson and Hilferty (1931), to within 2 %."""
     step = 2 / (9 * freedom)
     return freedom * (1 - step + 2.3263 * step**0.5) ** 3
+
+
+def _by_subtask(questions: Iterable[Question]) -> dict[Subtask, list[Question]]:
+    """Questions of each sub-task that has any, in the order of `Subtask`."""
+    asked: dict[Subtask, list[Question]] = defaultdict(list)
+    for question in questions:
+        asked[question.subtask].append(question)
+    return {subtask: asked[subtask] for subtask in Subtask if subtask in asked}
 
 
 def _score(subtask: Subtask, questions: Sequence[Question], seed: int) -> BlindScore | None:

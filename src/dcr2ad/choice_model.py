@@ -71,7 +71,7 @@ def fit(features: np.ndarray, shown: np.ndarray, answers: np.ndarray) -> np.ndar
     target = np.eye(features.shape[1])[answers]
     flat = features.ravel()
     for _ in range(_STEPS):
-        logits = np.where(shown, weights[features].sum(axis=2), -np.inf)
+        logits = option_scores(weights, features, shown)
         chances = np.exp(logits - logits.max(axis=1, keepdims=True))
         chances /= chances.sum(axis=1, keepdims=True)
         error = np.repeat((chances - target).ravel() / len(answers), features.shape[2])

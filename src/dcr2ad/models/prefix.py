@@ -48,13 +48,6 @@ class PrefixRunner(Reader):
         super().reset()
         self._written.clear()
 
-    def continuation_logprobs(
-        self, groups: Sequence[Sequence[TokenizedPrompt]], options: Sequence[Sequence[Sequence[Sequence[int]]]]
-    ) -> list[list[list[float]]]:
-        """Summed log-probability of each continuation of each prompt; arguments as `logprobs_by_token`."""
-        found = self.logprobs_by_token(groups, options)
-        return [[[sum(values) for values in listed] for listed in group] for group in found]
-
     @torch.inference_mode()
     def logprobs_by_token(
         self, groups: Sequence[Sequence[TokenizedPrompt]], options: Sequence[Sequence[Sequence[Sequence[int]]]]
