@@ -131,6 +131,26 @@ def test_own_wording_reaches_every_prompt_and_the_routing_ones_too(
     assert any("\nKnown:" in text for text in seen)
 
 
+@pytest.mark.parametrize("abstains", [True, False])
+def test_where_the_router_abstains_nothing_is_listed_and_no_entry_prescribed(
+    questions: list[Question], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, abstains: bool
+) -> None:
+    monkeypatch.setattr("dcr2ad.routing.ABSTAIN_BELOW", 0.99 if abstains else 0.01)
+    seen: list[Prompt] = []
+
+    def respond(prompt: Prompt) -> str:
+        seen.append(prompt)
+        return write_response(Trajectory(entry="Scratch", why="a line", reasoning="It is so.", answer=0))
+
+    model = ScriptedModel(respond, lambda p, option: 0.0 if option.startswith("Dent") else -2.0)
+    report = evaluate(model, questions, tiny_base(), EvalProtocol(context="routed", answering="reason"), tmp_path / "e")
+    assert report.routing is not None and len(seen) == len(questions)
+    assert {prompt.opening for prompt in seen} == {"" if abstains else "<knowledge>Dent:"}
+    assert {"\nKnowledge:" in _text(prompt) for prompt in seen} == {not abstains}
+    for p in read_records(tmp_path / "e" / "predictions.jsonl", Prediction):
+        assert p.routed[0].title == "Dent", "what the router would have said is kept"
+
+
 def test_written_responses_equal_each_written_alone(model: HFModel, questions: list[Question], tmp_path: Path) -> None:
     evaluate(model, questions, tiny_base(), EvalProtocol(answering="reason"), tmp_path / "e")
     found = {p.question_id: p for p in read_records(tmp_path / "e" / "predictions.jsonl", Prediction)}

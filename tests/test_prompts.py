@@ -119,6 +119,7 @@ def test_other_wording_comes_from_a_file(tmp_path: Path) -> None:
         ('question = "\\nQuestion:"', "{question} is missing"),
         ('option = "\\n{letter}) "', "{option} is missing"),
         ('query = "\\n{0}"', "no placeholder {0}"),
+        ('cause = "It breaks."', "{cause} is missing"),
         ('expert = "{findings"', "expert: "),
     ],
 )
@@ -129,10 +130,15 @@ def test_a_placeholder_that_does_not_exist_is_one_line(tmp_path: Path, line: str
     assert words in str(raised.value) and "w.toml: " in str(raised.value) and "\n" not in str(raised.value)
 
 
-def test_an_entry_can_be_listed_with_all_the_base_knows_of_it(tmp_path: Path) -> None:
-    (tmp_path / "w.toml").write_text('entry = "\\n- {title}: {text} Cause: {cause}. Effect: {effect}."\n')
+def test_an_entry_is_listed_with_its_cause_and_effect_where_the_base_knows_them(tmp_path: Path) -> None:
     entry = KnowledgeBase.builtin().get("General.surface.scratch")
     question = detection_question("q", SAMPLE)
-    shown = text(build_prompt(question, entries=[entry], wording=load_wording(tmp_path / "w.toml")))
-    assert f"Cause: {entry.cause}. Effect: {entry.effect}." in shown and entry.cause and entry.effect
-    assert entry.cause not in text(build_prompt(question, entries=[entry])), "by default its text alone"
+    shown = text(build_prompt(question, entries=[entry]))
+    assert f"Surface scratch comes from: {entry.cause}. Surface scratch leads to: {entry.effect}.\nQuestion" in shown
+    assert entry.cause and entry.effect
+    silent = text(build_prompt(question, entries=[entry.model_copy(update={"cause": "", "effect": ""})]))
+    assert "comes from" not in silent and "leads to" not in silent
+    (tmp_path / "w.toml").write_text('entry = "\\n- {title}: {cues}, {place}."\ncause = ""\neffect = " So: {effect}."\n')
+    other = text(build_prompt(question, entries=[entry], wording=load_wording(tmp_path / "w.toml")))
+    assert f"- Surface scratch: {'; '.join(entry.cues)}, {entry.place}. So: {entry.effect}.\n" in other
+    assert entry.cause not in other

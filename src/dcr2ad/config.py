@@ -49,6 +49,9 @@ class InstructSettings(Settings):
     """Share of questions answered directly, without reasoning, so that both modes are trained; not in the paper."""
     listed_share: float = Field(default=0.4, ge=0.0, le=1.0)
     """Share of questions whose prompt lists knowledge entries, as routed prompts do; not in the paper."""
+    exchanged_share: float = Field(default=0.0, ge=0.0, le=1.0)
+    """Share of the listed questions on a cause or an effect whose entries are listed with each other's, so that what is listed
+    must be read; not in the paper."""
     subtasks: tuple[Subtask, ...] = ()
     """Sub-tasks asked about, by MMAD's names; empty for all that an image has (Appendix B.1)."""
     hard_share: float = Field(default=0.0, ge=0.0, le=1.0)

@@ -27,10 +27,14 @@ PLACEHOLDERS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "query": ((), ("object",)),
     "expert": (("findings",), ()),
     "entry": (("title",), ("text", "cues", "place", "cause", "effect")),
+    "cause": (("cause",), ("title",)),
+    "effect": (("effect",), ("title",)),
     "question": (("question",), ()),
     "option": (("letter", "option"), ()),
 }
 """What the texts of `Wording` must and may name in braces; the others are taken as they are."""
+_OPTIONAL = ("cause", "effect")
+"""Texts that may be empty: then nothing is said of it."""
 
 
 class Wording(BaseModel):
@@ -49,6 +53,9 @@ class Wording(BaseModel):
     expert: str = "\nVisual expert: {findings}"
     knowledge: str = "\nKnowledge:"
     entry: str = "\n- {title}: {text}"
+    # What is known of an entry, behind its text, in the words of a worked response (`dcr2ad.teacher`): they can be copied.
+    cause: str = " {title} comes from: {cause}."
+    effect: str = " {title} leads to: {effect}."
     question: str = "\nQuestion: {question}"
     # The letter also follows its option: a small model copies what came after a phrase long before it finds what came before.
     option: str = "\n{letter}. {option} ({letter})"
@@ -62,7 +69,7 @@ class Wording(BaseModel):
                 raise ValueError(f"{key}: {error}") from None
             if odd := named - set(needed) - set(allowed):
                 raise ValueError(f"{key}: no placeholder {{{min(odd)}}}; there are {', '.join((*needed, *allowed))}")
-            if missing := set(needed) - named:
+            if (missing := set(needed) - named) and (key not in _OPTIONAL or getattr(self, key)):
                 raise ValueError(f"{key}: {{{min(missing)}}} is missing")
         return self
 
@@ -252,6 +259,10 @@ def _knowledge_text(entries: Sequence[KnowledgeEntry], name: str, wording: Wordi
         facts |= {"cause": entry.cause, "effect": entry.effect}
         named = {key: name_object(fact, name) for key, fact in facts.items()}
         told.append(wording.entry.format(title=entry.title, **named))
+        if entry.cause:
+            told.append(wording.cause.format(title=entry.title, cause=named["cause"]))
+        if entry.effect:
+            told.append(wording.effect.format(title=entry.title, effect=named["effect"]))
     return wording.knowledge + "".join(told)
 
 

@@ -54,7 +54,7 @@ def export_questions(questions: Iterable[Question], base: KnowledgeBase, out: Pa
 
 
 def _prompt(question: Question, base: KnowledgeBase) -> Prompt:
-    return build_prompt(question, entries=[base.get(key) for key in question.candidates])
+    return build_prompt(question, entries=base.listed(question))
 
 
 def _images(prompt: Prompt) -> list[str]:

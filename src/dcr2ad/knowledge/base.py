@@ -1,7 +1,7 @@
 """The knowledge base K: its entries, and how names, labels and words lead to them.
 
 Reads and writes JSONL files of `KnowledgeEntry`; returns entries. Knows nothing about images, models or prompts: which entry
-applies to a photograph is the router's question (`dcr2ad.routing`), what a model reads is `dcr2ad.prompts`'.
+applies to a photograph is the router's question (`dcr2ad.routing`), the wording in which a model reads it is `dcr2ad.prompts`'.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dcr2ad.errors import RecordError, UnknownNameError
 from dcr2ad.knowledge import agnostic, objects
 from dcr2ad.knowledge.labels import LabelTable
 from dcr2ad.knowledge.search import SearchIndex
-from dcr2ad.types import KnowledgeEntry, LookAlike
+from dcr2ad.types import KnowledgeEntry, LookAlike, Question
 
 BUILTIN_SOURCE = "builtin"
 
@@ -146,6 +146,21 @@ class KnowledgeBase:
                     return entry
         fallback = labels.find(dataset, object_name, "good")
         return fallback if fallback is not None and fallback.is_normal else None
+
+    def listed(self, question: Question) -> tuple[KnowledgeEntry, ...]:
+        """The entries that a question's prompt lists, in order, causes and effects exchanged where the question says so.
+
+        Raises:
+            UnknownNameError: a candidate that is not in the base.
+        """
+        entries = [self.get(key) for key in question.candidates]
+        if not question.exchanged:
+            return tuple(entries)
+        facts = [self.get(key) for key in question.exchanged]
+        return tuple(
+            entry.model_copy(update={"cause": fact.cause, "effect": fact.effect})
+            for entry, fact in zip(entries, facts, strict=True)
+        )
 
     def category(self, object_name: str, dataset: str | None = None) -> tuple[KnowledgeEntry, ...]:
         """Every entry of the object's category: MMAD's domain-knowledge setting, the context ``category``.

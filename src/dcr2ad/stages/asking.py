@@ -17,7 +17,7 @@ from dcr2ad.errors import InputError, RequestError
 from dcr2ad.images import forget_images
 from dcr2ad.knowledge.base import KnowledgeBase
 from dcr2ad.models.base import ChatModel, Forgets, letter_probabilities
-from dcr2ad.parsing import parse_response, read_answer_official
+from dcr2ad.parsing import KNOWLEDGE_OPENING, parse_response, read_answer_official
 from dcr2ad.prompts import DEFAULT_WORDING, Wording, answer_prompt, build_prompt
 from dcr2ad.reasoning import Written, mean_probabilities, sample_responses, write_responses
 from dcr2ad.routing import route_sample
@@ -141,15 +141,24 @@ class Asker:
             return [_prediction(question, (), status="failed", error=str(error)) for question in groups[0]]
 
     def _ask(self, group: list[Question]) -> list[tuple[Question, Prompt, tuple[RankedEntry, ...]]]:
-        """Questions of one image with their prompts and the image's ranking of knowledge."""
+        """Questions of one image with their prompts and the image's ranking of knowledge.
+
+        Written responses reason under the best entry, as a diagnosis does; where the router abstains they choose for themselves.
+        """
         sample = group[0].sample
         if self._expert is not None and sample.expert is None and sample.references:
             sample, _ = inspect_sample(sample, self._expert, self._base)
             group = [question.model_copy(update={"sample": sample}) for question in group]
         entries, ranking = self._context(group[0])
+        reasoned_under = ranking[0].title if ranking and entries and self._protocol.answering != "score" else ""
+        opening = f"{KNOWLEDGE_OPENING}{reasoned_under}:" if reasoned_under else ""
         expert, shots, wording = self._protocol.expert, self._protocol.shots, self._wording
         return [
-            (question, build_prompt(question, entries=entries, expert=expert, shots=shots, wording=wording), ranking)
+            (
+                question,
+                build_prompt(question, entries=entries, expert=expert, shots=shots, opening=opening, wording=wording),
+                ranking,
+            )
             for question in group
         ]
 
@@ -187,16 +196,12 @@ class Asker:
     def _by_reasoning(
         self, questions: list[Question], prompts: list[Prompt], rankings: list[tuple[RankedEntry, ...]]
     ) -> list[Prediction]:
-        opened = [
-            prompt.model_copy(update={"opening": f"<knowledge>{ranking[0].title}:" if ranking else ""})
-            for prompt, ranking in zip(prompts, rankings, strict=True)
-        ]
         options = [question.options for question in questions]
         k = self._protocol.trajectories
         if k:
-            sampled = sample_responses(self._model, opened, options, k)
+            sampled = sample_responses(self._model, prompts, options, k)
         else:
-            sampled = [[written] for written in write_responses(self._model, opened, options)]
+            sampled = [[written] for written in write_responses(self._model, prompts, options)]
         return [self._read(*row) for row in zip(questions, rankings, sampled, strict=True)]
 
     def _read(self, question: Question, ranking: tuple[RankedEntry, ...], responses: list[Written]) -> Prediction:

@@ -22,6 +22,7 @@ from dcr2ad.datasets.onto import Planned, draw_planned
 from dcr2ad.deception import candidates_for, choose_wrong_key
 from dcr2ad.errors import ImageError, InputError
 from dcr2ad.evidence import unsupported
+from dcr2ad.exchange import exchange_facts
 from dcr2ad.geometry import sample_geometry
 from dcr2ad.images import load_image
 from dcr2ad.knowledge import KnowledgeBase
@@ -195,6 +196,8 @@ class Build:
         rng = random.Random(f"{self._seed}/{question.id}/response")
         direct, listed = rng.random() < self._settings.direct_share, rng.random() < self._settings.listed_share
         key = question.sample.right_key
+        exchanged = listed and rng.random() < self._settings.exchanged_share and exchange_facts(question, rng)
+        question = exchanged or question
         if direct:
             response, who = direct_answer(question), "direct"
         else:
@@ -211,7 +214,7 @@ class Build:
             return Rejected(sample=question.sample.id, subtask=question.subtask, reason=f"{_DENIED}: {'; '.join(false)}")
         provenance = {**question.provenance, "teacher": who, **({"tries": str(tries)} if tries > 1 else {})}
         update: dict[str, Any] = {"response": response, "provenance": provenance}
-        if listed and key:
+        if listed and key and not exchanged:
             wrong = choose_wrong_key(question.sample, key, self._base, seed=self._seed).key
             update["candidates"] = candidates_for(key, wrong, question.sample, self._base, count=LISTED, seed=self._seed)
         return question.model_copy(update=update)

@@ -41,7 +41,8 @@ def mine_boundary(
 
     Returns:
         counts: questions, in the band, kept, above and below chance (in all and a sub-task), and the histogram of p(gold) in
-        `BINS` equal bins. A question whose responses name no option is counted as ``unread`` and left out.
+        `BINS` equal bins. A question whose responses name no option is counted as ``unread`` and left out, one that lists
+        exchanged knowledge as ``exchanged``: a pair made of it would prefer what is false.
 
     Raises:
         CannotScoreError: the model gives no probabilities, and is asked for the letter alone.
@@ -55,7 +56,8 @@ def mine_boundary(
         file = out / "probabilities.jsonl"
         with RecordWriter(file) as writer:
             seen = {row.question.id for row in read_records(file, BoundaryQuestion)}
-            groups = [list(g) for _, g in groupby(sorted(questions, key=_image), key=_image)]
+            asked = [question for question in questions if not question.exchanged]
+            groups = [list(g) for _, g in groupby(sorted(asked, key=_image), key=_image)]
             for number, group in enumerate(groups, 1):
                 left = [question for question in group if question.id not in seen]
                 if left:
@@ -66,7 +68,8 @@ def mine_boundary(
         band = sorted((r for r in rows if abs(r.margin) <= settings.threshold), key=lambda r: (abs(r.margin), r.question.id))
         kept = band[: settings.wanted]
         write_records(out / "boundary.jsonl", kept)
-        summary = _summary(rows, band, kept, settings) | {"unread": len(questions) - len(rows)}
+        summary = _summary(rows, band, kept, settings) | {"unread": len(asked) - len(rows)}
+        summary["exchanged"] = len(questions) - len(asked)
         write_bytes(out / "histogram.png", _picture(rows, summary["histogram"], settings))
         folder.finish(summary)
     return summary
@@ -75,7 +78,7 @@ def mine_boundary(
 def _read(
     model: ChatModel, group: list[Question], knowledge_base: KnowledgeBase, answering: Answering
 ) -> list[BoundaryQuestion]:
-    prompts = [build_prompt(q, entries=[knowledge_base.get(key) for key in q.candidates]) for q in group]
+    prompts = [build_prompt(q, entries=knowledge_base.listed(q)) for q in group]
     options = [question.options for question in group]
     found: Sequence[tuple[float, ...] | None]
     if answering == "score":

@@ -36,7 +36,7 @@ def export_pairs(pairs: Sequence[PreferencePair], knowledge_base: KnowledgeBase,
     """
     if form not in FORMATS:
         raise UnknownNameError(f"no format {form!r}", f"Use one of: {', '.join(FORMATS)}")
-    prompts = [build_prompt(p.question, entries=[knowledge_base.get(key) for key in p.question.candidates]) for p in pairs]
+    prompts = [build_prompt(p.question, entries=knowledge_base.listed(p.question)) for p in pairs]
     if form == "trl":
         file = folder / "trl.jsonl"
         lines = (json.dumps(_trl(pair, prompt), ensure_ascii=False) for pair, prompt in zip(pairs, prompts, strict=True))

@@ -250,8 +250,7 @@ def _attention_inputs(vlm: VisionLanguageModel, spans: Sequence[Span]) -> dict[s
 
 
 def _prompt(vlm: VisionLanguageModel, question: Question, knowledge_base: KnowledgeBase) -> TokenizedPrompt:
-    entries = [knowledge_base.get(key) for key in question.candidates]
-    return vlm.tokenize(build_prompt(question, entries=entries, expert=True, shots=SHOTS))
+    return vlm.tokenize(build_prompt(question, entries=knowledge_base.listed(question), expert=True, shots=SHOTS))
 
 
 def _response(vlm: VisionLanguageModel, name: str, trajectory: Trajectory) -> ResponseTokens:

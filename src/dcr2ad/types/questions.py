@@ -162,6 +162,9 @@ class Question(Record):
     """Index of the right option."""
     candidates: tuple[str, ...] = ()
     """Keys of the knowledge entries listed in the prompt, in the order listed; empty: none."""
+    exchanged: tuple[str, ...] = ()
+    """For each candidate the key of the entry whose cause and effect it is listed with; empty: its own. Such a question is
+    answered right by who reads the list, and wrong by who recalls; for training alone (`KnowledgeBase.listed`)."""
     response: Trajectory | None = None
     """A worked response for supervised fine-tuning, where a teacher wrote one."""
     provenance: dict[str, str] = Field(default_factory=dict)
@@ -171,6 +174,8 @@ class Question(Record):
     def _answer_in_range(self) -> Question:
         if len(self.options) < 2 or not 0 <= self.answer < len(self.options):
             raise ValueError(f"question {self.id!r}: answer {self.answer} with {len(self.options)} options")
+        if self.exchanged and sorted(self.exchanged) != sorted(self.candidates):
+            raise ValueError(f"question {self.id!r}: exchanged holds other keys than candidates")
         return self
 
 
