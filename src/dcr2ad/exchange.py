@@ -1,9 +1,9 @@
 """Questions whose list tells other causes and effects than those known by heart.
 
-Reads a `Question` on a cause or an effect; returns it with the entries of its options listed, each with another's. A model that
-has learnt its knowledge by heart answers such a question wrong, one that reads what is listed answers it right: so a small model
-learns to read lists, and answers under knowledge it never saw. Not in the paper; such questions are known from work on models that
-trust what they recall over what they are given (Longpre et al. 2021, arXiv:2109.05052).
+Reads a `Question` on a cause or an effect; returns it with the entries of its options listed, each with another's. A model
+that has learnt its knowledge by heart answers such a question wrong, one that reads what is listed answers it right: so a
+small model learns to read lists, and answers under knowledge it never saw. Not in the paper; such questions are known from
+work on models that trust what they recall over what they are given (Longpre et al. 2021, arXiv:2109.05052).
 """
 
 from __future__ import annotations

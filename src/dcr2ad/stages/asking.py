@@ -143,7 +143,7 @@ class Asker:
     def _ask(self, group: list[Question]) -> list[tuple[Question, Prompt, tuple[RankedEntry, ...]]]:
         """Questions of one image with their prompts and the image's ranking of knowledge.
 
-        Written responses reason under the best entry, as a diagnosis does; where the router abstains they choose one themselves.
+        Written responses reason under the best entry, as a diagnosis does; where it abstains they choose one themselves.
         """
         sample = group[0].sample
         if self._expert is not None and sample.expert is None and sample.references:
