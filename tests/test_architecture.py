@@ -40,6 +40,7 @@ LAYERS: dict[str, int] = {
     "deception": 2,
     "endpoint_teacher": 2,
     "evidence": 2,
+    "exchange": 2,
     "expert": 2,
     "kind_names": 2,
     "kinds": 2,

@@ -17,6 +17,7 @@ from dcr2ad.prompts import (
     load_wording,
     open_prompt,
 )
+from dcr2ad.statements import capital, statement
 from dcr2ad.types import ExpertFindings, ImagePart, KindGuess, KnowledgeEntry, Prompt, Sample, Subtask
 
 FINDINGS = ExpertFindings(
@@ -130,15 +131,18 @@ def test_a_placeholder_that_does_not_exist_is_one_line(tmp_path: Path, line: str
     assert words in str(raised.value) and "w.toml: " in str(raised.value) and "\n" not in str(raised.value)
 
 
-def test_an_entry_is_listed_with_its_cause_and_effect_where_the_base_knows_them(tmp_path: Path) -> None:
+def test_an_entry_is_listed_by_what_the_base_knows_of_it_in_the_words_of_options(tmp_path: Path) -> None:
     entry = KnowledgeBase.builtin().get("General.surface.scratch")
     question = detection_question("q", SAMPLE)
     shown = text(build_prompt(question, entries=[entry]))
-    assert f"Surface scratch comes from: {entry.cause}. Surface scratch leads to: {entry.effect}.\nQuestion" in shown
-    assert entry.cause and entry.effect
-    silent = text(build_prompt(question, entries=[entry.model_copy(update={"cause": "", "effect": ""})]))
-    assert "comes from" not in silent and "leads to" not in silent
-    (tmp_path / "w.toml").write_text('entry = "\\n- {title}: {cues}, {place}."\ncause = ""\neffect = " So: {effect}."\n')
+    assert entry.cause and entry.effect and len(entry.cues) > 1 and "[object]" in entry.text
+    shows, cause, effect = (statement(entry, kind, SAMPLE.object) for kind in ("cues", "cause", "effect"))
+    assert f"\n- Surface scratch shows: {shows}, {', '.join(entry.cues[2:])}. Surface scratch comes from: {cause}." in shown
+    assert f". Surface scratch leads to: {effect}.\nQuestion" in shown
+    plain = entry.model_copy(update={"cues": (), "cause": "", "effect": ""})
+    assert f"\n- Surface scratch: {entry.text.replace('[object]', SAMPLE.object)}\nQuestion" in text(
+        build_prompt(question, entries=[plain])
+    )
+    (tmp_path / "w.toml").write_text('entry = "\\n- {title}: {place}."\ncues = ""\ncause = ""\neffect = " So: {effect}."\n')
     other = text(build_prompt(question, entries=[entry], wording=load_wording(tmp_path / "w.toml")))
-    assert f"- Surface scratch: {'; '.join(entry.cues)}, {entry.place}. So: {entry.effect}.\n" in other
-    assert entry.cause not in other
+    assert f"\n- Surface scratch: {capital(entry.place)}. So: {effect}.\nQuestion" in other and cause not in other

@@ -19,6 +19,7 @@ from dcr2ad.kind_names import TOLD
 from dcr2ad.knowledge.agnostic import name_object
 from dcr2ad.parsing import ANSWER_OPENING, KNOWLEDGE_OPENING, LETTERS
 from dcr2ad.places import PLACES
+from dcr2ad.statements import capital
 from dcr2ad.types import ExpertFindings, ImagePart, KindGuess, KnowledgeEntry, Part, Prompt, Question, Sample, Subtask, TextPart
 
 PLACEHOLDERS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
@@ -27,14 +28,15 @@ PLACEHOLDERS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "query": ((), ("object",)),
     "expert": (("findings",), ()),
     "entry": (("title",), ("text", "cues", "place", "cause", "effect")),
+    "cues": (("title", "cues"), ("text", "place", "cause", "effect")),
     "cause": (("cause",), ("title",)),
     "effect": (("effect",), ("title",)),
     "question": (("question",), ()),
     "option": (("letter", "option"), ()),
 }
 """What the texts of `Wording` must and may name in braces; the others are taken as they are."""
-_OPTIONAL = ("cause", "effect")
-"""Texts that may be empty: then nothing is said of it."""
+_OPTIONAL = ("cues", "cause", "effect")
+"""Texts that may be empty: then an entry's text is shown instead of its cues, and nothing is said of the others."""
 
 
 class Wording(BaseModel):
@@ -53,7 +55,9 @@ class Wording(BaseModel):
     expert: str = "\nVisual expert: {findings}"
     knowledge: str = "\nKnowledge:"
     entry: str = "\n- {title}: {text}"
-    # What is known of an entry, behind its text, in the words of a worked response (`dcr2ad.teacher`): they can be copied.
+    # What is known of an entry in the words of a worked response (`dcr2ad.teacher`), so that they can be copied; `cues` stands
+    # for `entry` where an entry has any, and says the same in fewer words.
+    cues: str = "\n- {title} shows: {cues}."
     cause: str = " {title} comes from: {cause}."
     effect: str = " {title} leads to: {effect}."
     question: str = "\nQuestion: {question}"
@@ -255,14 +259,13 @@ def _knowledge_text(entries: Sequence[KnowledgeEntry], name: str, wording: Wordi
         return ""
     told = []
     for entry in entries:
-        facts = {"text": entry.text, "cues": "; ".join(entry.cues), "place": entry.place}
+        facts = {"text": entry.text, "cues": ", ".join(entry.cues), "place": entry.place}
         facts |= {"cause": entry.cause, "effect": entry.effect}
-        named = {key: name_object(fact, name) for key, fact in facts.items()}
-        told.append(wording.entry.format(title=entry.title, **named))
-        if entry.cause:
-            told.append(wording.cause.format(title=entry.title, cause=named["cause"]))
-        if entry.effect:
-            told.append(wording.effect.format(title=entry.title, effect=named["effect"]))
+        # A capital at their beginning, as options have it: the same tokens.
+        named = {key: capital(name_object(fact, name)) for key, fact in facts.items()}
+        forms = [wording.cues if entry.cues and wording.cues else wording.entry]
+        forms += [form for form, fact in ((wording.cause, entry.cause), (wording.effect, entry.effect)) if fact]
+        told += [form.format(title=entry.title, **named) for form in forms]
     return wording.knowledge + "".join(told)
 
 
