@@ -14,12 +14,13 @@ from dcr2ad.artifacts import read_manifest, read_records, write_records, write_t
 from dcr2ad.config import load_recipe
 from dcr2ad.datasets.drawn import write_drawn
 from dcr2ad.datasets.folder import read_folder
-from dcr2ad.datasets.good import FEWEST, MOST, forbid_bench, good_photographs, usable
+from dcr2ad.datasets.good import FEWEST, MOST, forbid_bench, good_photographs, usable, write_index
 from dcr2ad.datasets.layouts import Row
 from dcr2ad.errors import InputError
+from dcr2ad.limits import LEAST
 from dcr2ad.models.adapters import MARKER, TrainedModel, read_trained
 from dcr2ad.models.hf import HFModel
-from dcr2ad.stages.adapt import HOUR, _settings, adapt
+from dcr2ad.stages.adapt import BESIDE, HOUR, _settings, adapt
 from dcr2ad.types import Question
 from tests.tiny import tiny_internvl, tiny_photograph
 
@@ -113,6 +114,20 @@ def test_a_start_from_an_adapters_folder_keeps_its_shape(tmp_path: Path) -> None
         assert (kept.lora_rank, kept.lora_alpha, kept.train_projector) == (8, 24, True)
         assert kept.learning_rate == getattr(HOUR, stage).learning_rate
         assert getattr(_settings(HOUR, 20, "nano:base", 0), stage) == getattr(HOUR, stage)
+
+
+def test_photographs_that_others_are_compared_with_are_not_asked_about(tmp_path: Path) -> None:
+    for number in range(8):
+        tiny_photograph(tmp_path / "line", number)
+    line = good_photographs(tmp_path / "line", None, ())
+    write_index(line[:1], line[3:], tmp_path / "good", beside=line[1:3])
+    asked = list(read_folder(tmp_path / "good", split="train", parts=("test",), references=2))
+    assert [sample.image for sample in asked] == [sample.image for sample in line[3:]]
+    assert all(set(sample.references) == {line[1].image, line[2].image} for sample in asked)
+    write_index(line[:1], line[1:], tmp_path / "few")
+    served = list(read_folder(tmp_path / "few", split="train", parts=("test",)))
+    assert len(served) == 7 and all(len(s.references) == 1 and s.references[0] != s.image for s in served)
+    assert _settings(HOUR, 20, "nano:base", 0, references=BESIDE).instruct.references == BESIDE >= LEAST
 
 
 @pytest.mark.slow

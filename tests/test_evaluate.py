@@ -26,6 +26,7 @@ from dcr2ad.types import (
     BoundaryQuestion,
     Completion,
     EvalProtocol,
+    ExpertFindings,
     Prediction,
     PreferencePair,
     Prompt,
@@ -34,7 +35,7 @@ from dcr2ad.types import (
     Subtask,
     Trajectory,
 )
-from tests.tiny import tiny_base, tiny_internvl, tiny_questions
+from tests.tiny import tiny_base, tiny_internvl, tiny_photograph, tiny_questions
 
 
 @pytest.fixture(scope="module")
@@ -149,6 +150,44 @@ def test_where_the_router_abstains_nothing_is_listed_and_no_entry_prescribed(
     assert {"\nKnowledge:" in _text(prompt) for prompt in seen} == {not abstains}
     for p in read_records(tmp_path / "e" / "predictions.jsonl", Prediction):
         assert p.routed[0].title == "Dent", "what the router would have said is kept"
+
+
+@pytest.mark.parametrize(("shots", "seen"), [(0, 1), (1, 1), (2, 2), (5, 5), (8, 6)])
+def test_the_expert_compares_with_what_the_protocol_shows(
+    questions: list[Question], tmp_path: Path, shots: int, seen: int
+) -> None:
+    compared: list[tuple[int, float]] = []
+
+    class Counting:
+        limit = 1.0
+
+        def own_limit(self, paths: Sequence[str], share: float) -> float:
+            return 10.0 * len(paths)
+
+        def with_limit(self, limit: float) -> Counting:
+            other = Counting()
+            other.limit = limit
+            return other
+
+        def inspect(self, image: str, references: Sequence[str]) -> tuple[ExpertFindings, None]:
+            compared.append((len(references), self.limit))
+            cells = (2.0, *(0.0,) * 8)
+            shape = {"cell": 0, "cells": cells, "extent": 0.01, "elongation": 1.0, "tone": "same"}
+            return ExpertFindings(score=2.0, raw=0.1, threshold=self.limit, **shape), None
+
+    six = tuple(tiny_photograph(tmp_path / "good", 100 + number) for number in range(6))
+    plain = {"references": six, "expert": None}
+    asked = [q.model_copy(update={"sample": q.sample.model_copy(update=plain)}) for q in questions[:2]]
+    shown: list[int] = []
+
+    def logprob(prompt: Prompt, option: str) -> float:
+        shown.append(sum(part.kind == "image" for part in prompt.parts) - 1)
+        return -1.0
+
+    model = ScriptedModel(lambda p: "", logprob)
+    evaluate(model, asked, tiny_base(), EvalProtocol(shots=shots), tmp_path / "e", expert=Counting())
+    assert compared == [(seen, 10.0 * seen if seen >= 5 else 1.0)], "the limit is the line's own from five on"
+    assert set(shown) == {min(shots, 6)}
 
 
 def test_written_responses_equal_each_written_alone(model: HFModel, questions: list[Question], tmp_path: Path) -> None:

@@ -69,6 +69,9 @@ class InstructSettings(Settings):
     """Defects drawn onto each good photograph, one a picture, taken beside the real ones; not in the paper."""
     expert: bool = True
     """Whether the visual expert's findings are computed and stored for the prompts; not in the paper."""
+    references: int = Field(default=1, ge=1, le=32)
+    """Good images the visual expert compares each part with, of which prompts show the first; from five on they set its limit.
+    Not in the paper."""
     kinds: bool = False
     """Whether a gallery is fitted on the labelled defects, so that findings name the kinds a hot spot looks like; in `run`."""
 

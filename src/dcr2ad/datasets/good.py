@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from dcr2ad.artifacts import write_records
 from dcr2ad.datasets.folder import object_words, read_folder
-from dcr2ad.datasets.layouts import Row
+from dcr2ad.datasets.layouts import Part, Row
 from dcr2ad.datasets.listing import INDEX_NAME
 from dcr2ad.errors import ImageError, InputError
 from dcr2ad.images import SUFFIXES, load_image
@@ -103,18 +103,29 @@ def bench_split(bench: Path, datasets: Sequence[str]) -> str:
     return "dev" if reading.layout == "index" and any(sample.split == "dev" for sample in reading) else ""
 
 
-def write_index(held: Sequence[Sample], line: Sequence[Sample], out: Path) -> None:
-    """The photographs as an index whose splits are what is held out and what is trained with."""
+def write_index(held: Sequence[Sample], line: Sequence[Sample], out: Path, *, beside: Sequence[Sample] = ()) -> None:
+    """The photographs as an index whose splits are what is held out and what is trained with.
+
+    `beside` are those that everything trained with is compared with, and none that it asks about; without any, they serve each
+    other.
+    """
+    kept: tuple[tuple[str, Part, Sequence[Sample]], ...] = (
+        ("dev", "test", held),
+        ("train", "train", beside),
+        ("train", "test", line),
+    )
     rows = [
         Row(
             image=sample.image,
             label="good",
             dataset=sample.dataset,
             category=sample.object,
+            part=part,
             group=sample.group,
             split=split,
+            serves=not beside or part == "train",
         )
-        for split, samples in (("dev", held), ("train", line))
+        for split, part, samples in kept
         for sample in samples
     ]
     write_records(out / "index.jsonl", rows)

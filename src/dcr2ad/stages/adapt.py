@@ -22,12 +22,13 @@ from dcr2ad.config import (
     SftSettings,
     Variant,
 )
-from dcr2ad.datasets.good import bench_split, forbid_bench, good_photographs, usable, write_index
+from dcr2ad.datasets.good import bench_split, evenly, forbid_bench, good_photographs, usable, write_index
 from dcr2ad.datasets.onto import write_onto
 from dcr2ad.errors import InputError
 from dcr2ad.expert import Expert
 from dcr2ad.kinds import FILE
 from dcr2ad.knowledge.base import KnowledgeBase
+from dcr2ad.limits import LEAST
 from dcr2ad.models.adapters import adapter_of
 from dcr2ad.models.hf import trained_folder
 from dcr2ad.models.shipped import full_name
@@ -38,6 +39,10 @@ from dcr2ad.types import EvalProtocol, EvalReport, Sample
 
 HELD_OUT = 5
 """Without labelled defects every fifth item is held out, and defects drawn onto it are asked about."""
+BESIDE = LEAST
+"""Photographs that all others are compared with, and whose limit is the line's own, as in a diagnosis beside as many."""
+ENOUGH = 3 * BESIDE
+"""Photographs from which on so many can be spared."""
 DRAWN_EACH = 3
 """Defects drawn onto each held-out photograph."""
 PICTURES = 320
@@ -151,14 +156,17 @@ def adapt(
     items = list(dict.fromkeys(sample.item for sample in kept))
     held = set() if bench is not None else set(items[HELD_OUT - 1 :: HELD_OUT]) or set(items[-1:])
     line = [sample for sample in kept if sample.item not in held]
-    write_index([s for s in kept if s.item in held], line, out / "good")
-    settings = _settings(recipe or HOUR, len(line), full_name(model), seed)
+    beside = evenly(line, BESIDE) if len(line) >= ENOUGH else []
+    shown = {sample.item for sample in beside}
+    line = [sample for sample in line if sample.item not in shown]
+    write_index([s for s in kept if s.item in held], line, out / "good", beside=beside)
+    settings = _settings(recipe or HOUR, len(line), full_name(model), seed, references=len(beside) or 1)
     kinds = trained_folder(model)
     kinds = kinds if kinds is not None and (kinds / FILE).is_file() else None
     asked = bench if bench is not None and bench.is_file() else out / "bench" / "questions.jsonl"
     if asked != bench:
-        _build_bench(bench, [s for s in kept if s.item in held], out, kinds, datasets, seed, bar, say)
-    done = Adapted(len(line), len(kept) - len(line), left_out)
+        _build_bench(bench, [s for s in kept if s.item in held], beside, out, kinds, datasets, seed, bar, say)
+    done = Adapted(len(line) + len(beside), sum(s.item in held for s in kept), left_out)
     given = Given(bench=asked, kinds=kinds)
     first, then = Subset(("before", "sft")), Subset(("krdpo",))
     done.reports.update(run_recipe(settings, out / "good", out, bar=bar, say=say, subset=first, given=given))
@@ -170,13 +178,13 @@ def adapt(
     return done
 
 
-def _settings(recipe: Recipe, photographs: int, model: str, seed: int) -> Recipe:
+def _settings(recipe: Recipe, photographs: int, model: str, seed: int, *, references: int = 1) -> Recipe:
     """A recipe for this line: the rows of `HOUR`, and defects drawn so that about `PICTURES` pictures come of it.
 
     Where training begins with an adapter's own folder, it goes on with that adapter, and keeps its rank.
     """
     each = recipe.instruct.draw_defects or min(12, max(2, round(PICTURES / photographs) - 1))
-    instruct = recipe.instruct.model_copy(update={"draw_defects": each, "split": "train"})
+    instruct = recipe.instruct.model_copy(update={"draw_defects": each, "split": "train", "references": references})
     fixed: dict[str, Any] = {"model": model, "seed": seed, "seeds": (), "variants": HOUR.variants, "instruct": instruct}
     adapter = adapter_of(model)
     if adapter is not None:
@@ -190,6 +198,7 @@ def _settings(recipe: Recipe, photographs: int, model: str, seed: int) -> Recipe
 def _build_bench(
     bench: Path | None,
     held: Sequence[Sample],
+    beside: Sequence[Sample],
     out: Path,
     kinds: Path | None,
     datasets: Sequence[str],
@@ -214,6 +223,7 @@ def _build_bench(
             progress=update,
             datasets=datasets,
             parts=("test",) if bench is not None else ("test", "train"),
+            beside=[sample.image for sample in beside],
         )
     say(f"benchmark: {made.questions} questions on {made.images} images")
 

@@ -147,7 +147,10 @@ class Asker:
         """
         sample = group[0].sample
         if self._expert is not None and sample.expert is None and sample.references:
-            sample, _ = inspect_sample(sample, self._expert, self._base)
+            # It compares with what the protocol shows, and with one where it shows none: a comparison needs one.
+            beside = sample.model_copy(update={"references": sample.references[: max(1, self._protocol.shots)]})
+            told = inspect_sample(beside, self._expert, self._base)[0].expert
+            sample = sample.model_copy(update={"expert": told})
             group = [question.model_copy(update={"sample": sample}) for question in group]
         entries, ranking = self._context(group[0])
         reasoned_under = ranking[0].title if ranking and entries and self._protocol.answering != "score" else ""

@@ -141,16 +141,14 @@ def make_sample(
     )
     anomaly_map = None
     if diagnoser.expert is not None and references:
-        expert = diagnoser.expert
-        if len(references) >= LEAST:
-            limit = expert.own_limit(sample.references, 1 - diagnoser.alarms)
-            notes.append(
-                f"The visual expert's limit is {limit:.1f} here, set from the {len(references)} references so that about "
-                f"{diagnoser.alarms:.0%} of good parts pass it; its general limit is {expert.limit:.1f}."
-            )
-            expert = expert.with_limit(limit)
-        sample, raw_map = inspect_sample(sample, expert, diagnoser.knowledge_base)
+        sample, raw_map = inspect_sample(sample, diagnoser.expert, diagnoser.knowledge_base, share=1 - diagnoser.alarms)
         anomaly_map = encode_map(raw_map)
+        if len(references) >= LEAST and sample.expert is not None:
+            notes.append(
+                f"The visual expert's limit is {sample.expert.threshold:.1f} here, set from the {len(references)} "
+                f"references so that about {diagnoser.alarms:.0%} of good parts pass it; its general limit is "
+                f"{diagnoser.expert.limit:.1f}."
+            )
     elif diagnoser.expert is not None:
         notes.append("No reference was given, so the visual expert had nothing to compare with.")
     return sample.model_copy(update={"references": sample.references[: diagnoser.shots]}), anomaly_map

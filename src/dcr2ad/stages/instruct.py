@@ -64,7 +64,9 @@ def build_instructions(
     teacher = open_teacher(settings.teacher, seed) if teacher is None else teacher
     if settings.draw_defects and not _has_part(data, settings.split, datasets, parts):
         parts = ("test", "train")  # a line may have good images alone, all in the train part
-    chosen = _choose(data, knowledge_base, settings.split, settings.max_images, seed, datasets, parts)
+    chosen = _choose(
+        data, knowledge_base, settings.split, settings.max_images, seed, datasets, parts, references=settings.references
+    )
     planned: list[Planned] = []
     if settings.draw_defects:
         folder = Path(out) / "drawn"
@@ -95,12 +97,14 @@ def build_benchmark(
     fresh: bool = False,
     datasets: Sequence[str] = (),
     parts: Sequence[Part] = ("test",),
+    beside: Sequence[str] = (),
 ) -> BuildSummary:
     """Make questions for measuring: wording that training never saw, no responses; else as `build_instructions`.
 
-    Not in the paper, which measures on MMAD. `expert` adds findings to the samples; a protocol may leave them out.
+    Not in the paper, which measures on MMAD. `expert` adds findings to the samples; a protocol may leave them out. `beside`
+    names good images that serve as references in place of the data's own.
     """
-    chosen = _choose(data, knowledge_base, split, max_images, seed, datasets, parts)
+    chosen = _choose(data, knowledge_base, split, max_images, seed, datasets, parts, beside=beside)
     config = {"split": split, "max_images": max_images, "expert": expert is not None}
     build = Build(chosen, knowledge_base, BENCHMARK_WORDING, seed=seed, expert=expert, teacher=None)
     return build.run(Path(out), "benchmark", config, fresh, progress)
@@ -114,10 +118,15 @@ def _choose(
     seed: int,
     datasets: Sequence[str],
     parts: Sequence[Part],
+    *,
+    references: int = 1,
+    beside: Sequence[str] = (),
 ) -> tuple[list[Sample], tuple[Skipped, ...], list[Sample]]:
     """The samples to use, in the order of use, what the reader skipped, and every sample of the data."""
-    reading = read_folder(data, split=split, datasets=datasets, parts=parts)
+    reading = read_folder(data, split=split, datasets=datasets, parts=parts, references=references)
     every = list(with_knowledge(reading, knowledge_base))
+    if beside:
+        every = [sample.model_copy(update={"references": tuple(beside)}) for sample in every]
     samples = balanced_subset(every, max_images, seed)
     if not samples:
         raise InputError(f"{data} holds no usable image", "Every image was skipped; see that the files exist")
