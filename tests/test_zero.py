@@ -48,7 +48,7 @@ def noted(self, model, *arguments, **more):
     called = spread(self, model, *arguments, **more)
     hidden = [value for _, _, module in self._hidden for value in module.parameters()]
     held = sum(getattr(value, "ds_tensor", value).nbytes for value in (*model.parameters(), *hidden))
-    shares.append(held / whole)
+    shares[current] = held / whole
     return called
 
 def killed(run, number):
@@ -67,28 +67,24 @@ def say(stage, threshold):
     file.write_text(json.dumps(config))
     os.environ |= {**DEEPSPEED, "ACCELERATE_DEEPSPEED_CONFIG_FILE": str(file)}
 
-Zero._spread, shares = noted, {}
+Zero._spread, shares, current = noted, {}, ""
 linear = torch.nn.functional.linear
 for name, cases in STAGES.items():
     say(int(name[-1]), 0)
-    every = shares
     for case in cases:
-        shares = []
+        current = f"{name}-{case}"
         train(case, folder, folder / name, accumulation=2)
-        every[f"{name}-{case}"] = shares[0]
-    shares = every
+if os.environ["RANK"] == "0":
+    (folder / "shares.json").write_text(json.dumps(shares))
 
 longer = {"n": 16, "gradient_accumulation": 1}
 def run(name, stage, broken, threshold=0, more={}):
-    global shares
     say(stage, threshold)
-    every, shares = shares, []
     trainer._Run.step = killed if broken else step
     try:
         single.sft(folder / "qwen", folder / "resumed" / name, folder / "photos", **longer, **more)
     except single.Stop:
         pass
-    shares = every
 
 run("whole", None, False)
 for stage in (2, 3):
@@ -106,8 +102,6 @@ for stage in (2, 3):
     else:
         raise AssertionError("a loss that is no number was taken for one")
 assert torch.nn.functional.linear is linear
-if os.environ["RANK"] == "0":
-    (folder / "shares.json").write_text(json.dumps(shares))
 """
 
 
@@ -269,6 +263,14 @@ def test_what_is_not_supported_is_refused(
     with pytest.raises(ModelError, match=message):
         sft(tiny_qwen(tmp_path / "qwen"), tmp_path / "sft", tmp_path / "photos", 2)
     assert not (tmp_path / "sft").exists()
+
+
+def test_clipping_at_nothing_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Zero means "do not clip" to DeepSpeed, and "no step" to torch."""
+    monkeypatch.setattr(zero, "_check_installed", lambda: None)
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    with pytest.raises(ModelError, match="max_grad_norm = 0 would"):
+        check_launch(SftSettings(max_grad_norm=0.0))
 
 
 @pytest.mark.parametrize(("version", "message"), [(None, "not installed"), ("0.18.9", "DeepSpeed 0.18.9 is too old")])

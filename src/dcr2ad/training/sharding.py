@@ -48,6 +48,11 @@ class Fsdp(Spread):
         self._optimize(model, settings)
         return model
 
+    @property
+    def reads_to(self) -> torch.device:
+        """The host, since no device may hold all of it."""
+        return torch.device("cpu")
+
     def forward(self, *, last: bool) -> AbstractContextManager[None]:
         """As `Spread.forward`; gradients are exchanged after each, or they would be whole in each process."""
         return nullcontext()

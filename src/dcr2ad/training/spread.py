@@ -52,6 +52,12 @@ class Spread:
         self.trained = {name: value for name, value in model.named_parameters() if value.requires_grad}
         self.optimizer = adamw(self.trained, settings, fused=self.accelerator.device.type == "cuda")
 
+    @property
+    def reads_to(self) -> torch.device:
+        """Where a checkpoint is read to."""
+        device: torch.device = self.accelerator.device
+        return device
+
     def forward(self, *, last: bool) -> AbstractContextManager[Any]:
         """What one forward and its backward are made in.
 

@@ -132,7 +132,7 @@ def train(
     task.begin(run.session)
     run.session.model.train()
     checkpoints = Checkpoints(out)
-    start = run.resume(checkpoints.load(torch.device("cpu") if spread.divided else vlm.device))
+    start = run.resume(checkpoints.load(spread.reads_to))
     log = StepLog(out, start) if accelerator.is_main_process else None
     progress(start, run.plan.total)
     for step in range(start, run.plan.total):

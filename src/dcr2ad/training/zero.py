@@ -56,12 +56,12 @@ class Zero(Spread):
         self.divided = config["zero_optimization"]["stage"] == 3
         if self.accelerator.device.type == "cpu":  # else it compiles an operator for inference, for minutes
             deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-        warnings.filterwarnings(
-            "ignore", message=r"`torch\.distributed\.\w+` is deprecated", category=FutureWarning
-        )  # DeepSpeed's
+        warnings.filterwarnings("ignore", message=r"`torch\.distributed\.\w+` is deprecated")  # DeepSpeed calls them
         self._linear = torch.nn.functional.linear
         self._optimize(model, settings)  # before anything is divided, since shapes decide what decays
         self._groups = self.optimizer.state_dict()["param_groups"]
+        names = {id(value): name for name, value in self.trained.items()}
+        self._numbered = [names[id(value)] for group in self.optimizer.param_groups for value in group["params"]]
         self._hidden = self._hide(model) if self.divided else []
         if self.divided:  # one parameter after the other; the engine would put the whole model onto the device first
             deepspeed.zero.Init(module=model, config_dict_or_path=config)
@@ -101,6 +101,11 @@ class Zero(Spread):
         if not self.divided:
             zero._lazy_init_hp_params_optimizer_state()  # which its first step would do, with groups without moments
 
+    @property
+    def reads_to(self) -> torch.device:
+        """The host: whole moments would not fit beside the model."""
+        return torch.device("cpu")
+
     def forward(self, *, last: bool) -> AbstractContextManager[None]:
         """As `Spread.forward`; from stage 2 on gradients are exchanged after each."""
         self._engine.set_gradient_accumulation_boundary(last)
@@ -126,7 +131,7 @@ class Zero(Spread):
         weights = {name: whole(safe_get_full_fp32_param(value)) for name, value in self.trained.items()}
         step = self.optimizer.state[self._flat[0]]["step"].detach().cpu()
         moments = {}
-        for number, name in enumerate(self._numbered()):
+        for number, name in enumerate(self._numbered):
             both = {key: whole(safe_get_full_optimizer_state(self.trained[name], key)) for key in ("exp_avg", "exp_avg_sq")}
             moments[number] = {"step": step.clone(), **both}
         groups = [
@@ -139,7 +144,7 @@ class Zero(Spread):
         """As `Spread.load`; each process takes its share."""
         for name, value in self.trained.items():
             self._put(value, weights[name])
-        for number, name in enumerate(self._numbered()):
+        for number, name in enumerate(self._numbered):
             for key in ("exp_avg", "exp_avg_sq"):
                 self._put(self.trained[name], optimizer["state"][number][key], key)
         for flat in self._flat:
@@ -168,10 +173,6 @@ class Zero(Spread):
         else:
             (safe_set_local_optimizer_state if self.divided else safe_set_full_optimizer_state)(parameter, value, key)
 
-    def _numbered(self) -> list[str]:
-        """Names of the trained parameters as AdamW numbers them: matrices, then the rest."""
-        return [name for vectors in (False, True) for name, value in self.trained.items() if (_ndim(value) <= 1) == vectors]
-
     def whole_state(self, model: Any, dtype: torch.dtype, *, keep: bool) -> dict[str, Any]:
         """As `Spread.whole_state`; under stage 1 and 2 too, where a model's tensors are parts of one large one."""
         import deepspeed
@@ -199,10 +200,6 @@ def _whole_modules(model: Any, whole: set[torch.nn.Parameter]) -> Iterator[tuple
             yield model, name, module
         else:
             yield from _whole_modules(module, whole)
-
-
-def _ndim(parameter: Any) -> int:
-    return len(getattr(parameter, "ds_shape", parameter.shape))
 
 
 def _share(whole: torch.Tensor, size: int, accelerator: Any) -> torch.Tensor:
@@ -236,6 +233,9 @@ def _configuration(settings: TrainSettings) -> dict[str, Any]:
         device = (zero.get(part) or {}).get("device", "none")
         if device != "none":
             raise ModelError(f"{part} to {device} is not supported", "Set it to none, and use more GPUs (`dcr2ad plan`)")
+    if settings.max_grad_norm <= 0:
+        what = f"max_grad_norm = {settings.max_grad_norm:g} would have DeepSpeed clip nothing"
+        raise ModelError(what, "Set it above zero; a large one clips nothing anywhere")
     forwards, rows = settings.gradient_accumulation, settings.batch_size
     ours = {
         "gradient_accumulation_steps": forwards,
