@@ -55,8 +55,7 @@ class Spread:
     @property
     def reads_to(self) -> torch.device:
         """Where a checkpoint is read to."""
-        device: torch.device = self.accelerator.device
-        return device
+        return next(iter(self.trained.values())).device
 
     def forward(self, *, last: bool) -> AbstractContextManager[Any]:
         """What one forward and its backward are made in.
