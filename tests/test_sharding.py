@@ -11,10 +11,12 @@ from typing import Any
 import pytest
 import torch
 
+from dcr2ad.config import SftSettings
 from dcr2ad.errors import ModelError
 from dcr2ad.models.placement import computing_device, loading_device
 from dcr2ad.training.checkpoints import read_log
-from dcr2ad.training.sharding import check_launch
+from dcr2ad.training.launch import check_launch
+from dcr2ad.training.sharding import Fsdp
 from tests.test_training import ENVIRONMENT, LORA, assert_same_log, assert_same_weights, krdpo, sft
 from tests.tiny import tiny_internvl, tiny_questions, tiny_qwen
 
@@ -42,12 +44,12 @@ from pathlib import Path
 import torch
 torch.set_num_threads(1)
 from torch.distributed.tensor import DTensor
-from dcr2ad.training import trainer
+from dcr2ad.training import sharding, trainer
 from tests import test_training as single
 from tests.test_sharding import CASES, FSDP, train
 
 folder = Path(sys.argv[1])
-divide, step = trainer.divide, trainer._Run.step
+divide, step = sharding.divide, trainer._Run.step
 
 def noted(model, *arguments, **more):
     images = divide(model, *arguments, **more)
@@ -61,7 +63,7 @@ def killed(run, number):
         raise single.Stop
     return step(run, number)
 
-trainer.divide, shares = noted, []
+sharding.divide, shares = noted, []
 os.environ |= FSDP
 for name in CASES:
     train(name, folder, folder / "two", accumulation=2)
@@ -176,7 +178,6 @@ def test_no_process_holds_the_model(trained: Path) -> None:
 @pytest.mark.parametrize(
     ("environment", "message"),
     [
-        ({"ACCELERATE_USE_DEEPSPEED": "true"}, "DeepSpeed is not supported"),
         ({"ACCELERATE_USE_FSDP": "true"}, "FSDP1 is not supported"),
         ({**FSDP, "FSDP_OFFLOAD_PARAMS": "true"}, "fsdp_offload_params is not supported"),
     ],
@@ -187,7 +188,7 @@ def test_other_ways_to_divide_are_refused(
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(ModelError, match=message):
-        check_launch()
+        check_launch(SftSettings())
     with pytest.raises(ModelError, match=message):
         sft(tiny_qwen(tmp_path / "qwen"), tmp_path / "sft", tmp_path / "photos", 2)
     assert not (tmp_path / "sft").exists()
@@ -202,7 +203,7 @@ def test_the_recipe_says_fsdp2(monkeypatch: pytest.MonkeyPatch) -> None:
     arguments = launch_command_parser().parse_args(["--config_file", str(RECIPES / "fsdp2.yaml"), "script.py"])
     for name, value in prepare_multi_gpu_env(_validate_launch_command(arguments)[0]).items():
         monkeypatch.setenv(name, value)
-    assert check_launch()
+    assert check_launch(SftSettings()) is Fsdp
     assert FullyShardedDataParallelPlugin().reshard_after_forward is True
 
 
@@ -210,7 +211,9 @@ def test_where_weights_go(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setenv("LOCAL_RANK", "3")
     assert (computing_device(), loading_device()) == ("cuda:3", "cuda:3")
-    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    assert (computing_device(), loading_device()) == ("cuda:3", "cpu")
+    for plugin in ("FSDP", "DEEPSPEED"):
+        with monkeypatch.context() as launched:
+            launched.setenv(f"ACCELERATE_USE_{plugin}", "true")
+            assert (computing_device(), loading_device()) == ("cuda:3", "cpu")
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     assert (computing_device(), loading_device()) == ("cpu", "cpu")

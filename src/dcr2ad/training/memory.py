@@ -54,7 +54,7 @@ class Counts:
         frozen: frozen elements.
         frozen_bytes: bytes of the frozen elements.
         products: trained elements that products use and autocast copies to bfloat16.
-        whole: bytes of the frozen elements that FSDP leaves whole in each process: a frozen tower's.
+        whole: bytes of the frozen elements that stay whole in each process where weights are divided: a frozen tower's.
         copied: those of `products` that FSDP gathers in float32, so that autocast still copies them.
         gathered: bytes of the largest part that sharded weights are gathered for: twice its weights, one part being fetched
             while another is used, and its gradients, as they come and in float32 to be exchanged.
@@ -167,7 +167,10 @@ def need(counts: Counts, row: RowShape, machine: Machine) -> Need:
     shards = machine.gpus if machine.sharding in ("fsdp", "zero3") else 1
     exchange = 2 if machine.sharding == "ddp" and machine.gpus > 1 else 1
     moments = 3 if machine.sharding.startswith("zero") else 2
-    whole, copied = (counts.whole, counts.copied) if machine.sharding == "fsdp" else (0, counts.products)
+    whole = counts.whole if machine.sharding in ("fsdp", "zero3") else 0
+    copied = {"fsdp": counts.copied, "zero3": 0}.get(
+        machine.sharding, counts.products
+    )  # ZeRO-3 casts anew in the backward pass
     return Need(
         weights=whole + _share(counts.frozen_bytes - whole, shards) + FLOAT * _share(counts.trained, shards),
         gradients=FLOAT * _share(counts.trained, states) * exchange,
@@ -216,7 +219,7 @@ def _block(blocks: Blocks, compute: int, stream: int, *, norms: bool, lora: bool
 
 
 def smaller(counts: Counts, row: RowShape, machine: Machine) -> Iterator[tuple[str, Machine]]:
-    """Changes under which it fits, of those this package trains under: what to change, and the machine it then is."""
+    """Changes under which it fits: what to change, and the machine it then is."""
     tries = [("gradient_checkpointing = true", replace(machine, checkpointing=True))]
     checkpointing = replace(machine, checkpointing=True)
     also = "" if machine.checkpointing else " and gradient_checkpointing = true"

@@ -10,6 +10,7 @@ Not in the paper.
 from __future__ import annotations
 
 import warnings
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -18,28 +19,71 @@ from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, fully
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.utils._pytree import tree_map_only
 
+from dcr2ad.config import TrainSettings
 from dcr2ad.errors import ModelError
-from dcr2ad.models.placement import asks_for
+from dcr2ad.training.spread import Spread, whole_state
 from dcr2ad.training.weights import ImageInputs, sees_images
 
 
-def check_launch() -> bool:
-    """Whether the launcher asks for a divided model.
+class Fsdp(Spread):
+    """A model divided among all processes."""
 
-    Raises:
-        ModelError: it asks for DeepSpeed, FSDP1 or parameters kept in the host's memory.
-    """
-    if asks_for("DEEPSPEED"):
-        what = "training under DeepSpeed is not supported: it steps, clips and accumulates by itself, as the training loop does"
-        raise ModelError(what, "Launch with recipes/fsdp2.yaml, which divides the same tensors")
-    if not asks_for("FSDP"):
-        return False
-    plugin = _plugin()
-    if plugin.fsdp_version != 2:
-        raise ModelError("training under FSDP1 is not supported", "Set fsdp_version: 2, as recipes/fsdp2.yaml does")
-    if isinstance(plugin.cpu_offload, CPUOffloadPolicy):
-        raise ModelError("fsdp_offload_params is not supported", "Set it to false, and use more GPUs (`dcr2ad plan`)")
-    return True
+    divided = True
+
+    @staticmethod
+    def check() -> None:
+        """Look at what the launcher asks for.
+
+        Raises:
+            ModelError: it asks for FSDP1 or parameters kept in the host's memory.
+        """
+        plugin = _plugin()
+        if plugin.fsdp_version != 2:
+            raise ModelError("training under FSDP1 is not supported", "Set fsdp_version: 2, as recipes/fsdp2.yaml does")
+        if isinstance(plugin.cpu_offload, CPUOffloadPolicy):
+            raise ModelError("fsdp_offload_params is not supported", "Set it to false, and use more GPUs (`dcr2ad plan`)")
+
+    def _spread(self, model: Any, settings: TrainSettings, *, autocast: bool) -> Any:
+        self.images = divide(model, self.accelerator.device, self.images, autocast=autocast)
+        self._optimize(model, settings)
+        return model
+
+    @property
+    def reads_to(self) -> torch.device:
+        """The host, since no device may hold all of it."""
+        return torch.device("cpu")
+
+    def forward(self, *, last: bool) -> AbstractContextManager[None]:
+        """As `Spread.forward`; gradients are exchanged after each, or they would be whole in each process."""
+        return nullcontext()
+
+    def _norm(self, found: torch.Tensor) -> float:
+        return float(gather(found))
+
+    def state(self, *, keep: bool) -> tuple[dict[str, Any], dict[str, Any]]:
+        """As `Spread.state`, gathered on the CPU."""
+        weights, optimizer = gather([self.trained, self.optimizer.state_dict()], keep=keep)
+        return weights, optimizer
+
+    def load(self, weights: dict[str, torch.Tensor], optimizer: dict[str, Any]) -> None:
+        """As `Spread.load`; moments are divided as their parameters are."""
+        with torch.no_grad():
+            for name, parameter in self.trained.items():
+                parameter.copy_(_like(weights[name], parameter))
+        numbered = enumerate(value for group in self.optimizer.param_groups for value in group["params"])
+        moments = {
+            number: {key: _like(x, value) for key, x in optimizer["state"][number].items()} for number, value in numbered
+        }
+        self.optimizer.load_state_dict({**optimizer, "state": moments})
+
+    def whole_state(self, model: Any, dtype: torch.dtype, *, keep: bool) -> dict[str, Any]:
+        """As `Spread.whole_state`, gathered on the CPU."""
+
+        def whole(value: torch.Tensor) -> torch.Tensor | None:
+            full: torch.Tensor = gather(value.detach(), keep=keep)
+            return full if keep else None
+
+        return whole_state(model, dtype, whole)
 
 
 def divide(model: Any, device: torch.device, images: ImageInputs, *, autocast: bool) -> ImageInputs:
@@ -114,40 +158,11 @@ def gather(tree: Any, *, keep: bool = True) -> Any:
     return tree_map_only(DTensor, whole, tree)
 
 
-def whole_state(model: Any, dtype: torch.dtype, *, keep: bool) -> dict[str, torch.Tensor]:
-    """What is written of a trained model, on the CPU: of an adapter what is trained, else everything.
-
-    All processes must call it.
-
-    Args:
-        model: a divided model.
-        dtype: type that a whole model's weights are written in.
-        keep: whether this process wants it.
-    """
-    # Not `named_parameters`: a forward without a backward leaves gathered ones there, which are gone a moment later.
-    state = model.state_dict(keep_vars=True)
-    if hasattr(model, "peft_config"):
-        return dict(gather({name: value.detach() for name, value in state.items() if value.requires_grad}, keep=keep))
-    found: dict[int, Any] = {}  # tied weights are one tensor, and stay one
-    for value in state.values():
-        if id(value) not in found:
-            full = gather(value.detach(), keep=keep)
-            found[id(value)] = full.to(dtype) if keep and full.is_floating_point() else full
-    return {name: found[id(value)] for name, value in state.items()}
-
-
-def like(value: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
+def _like(value: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
     """A whole tensor of a parameter's shape, divided as the parameter is; every process has it."""
     if not isinstance(parameter, DTensor) or value.shape != parameter.shape:
         return value
     return distribute_tensor(value.detach(), parameter.device_mesh, parameter.placements, src_data_rank=None)
-
-
-def load_moments(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Load an optimiser's state from whole tensors, as `gather` gives them; moments are divided as their parameters are."""
-    numbered = enumerate(value for group in optimizer.param_groups for value in group["params"])
-    divided = {number: {key: like(x, value) for key, x in state["state"][number].items()} for number, value in numbered}
-    optimizer.load_state_dict({**state, "state": divided})
 
 
 def _plugin() -> Any:

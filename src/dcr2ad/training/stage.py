@@ -22,7 +22,8 @@ from dcr2ad.models.adapters import TrainedModel
 from dcr2ad.models.placement import computing_device
 from dcr2ad.models.vlm import VisionLanguageModel
 from dcr2ad.training.checkpoints import Checkpoints
-from dcr2ad.training.sharding import check_launch, whole_state
+from dcr2ad.training.launch import check_launch, open_accelerator
+from dcr2ad.training.spread import Spread
 from dcr2ad.training.trainer import Progress, Task, train
 from dcr2ad.training.weights import compute_dtype, load_trainable, save_trained
 from dcr2ad.types import Question
@@ -67,13 +68,11 @@ def run_stage(vlm: VisionLanguageModel, task: Task, work: StageWork, progress: P
         RunError: the folder holds work made from other settings or inputs.
         ModelError: the launcher asks for what `check_launch` refuses.
     """
-    from accelerate import Accelerator
     from accelerate.utils import broadcast_object_list
 
-    divided = check_launch()
-    on_cpu = vlm.device.type == "cpu" and (not divided or computing_device() == "cpu")
-    accelerator = Accelerator(cpu=on_cpu, mixed_precision="no")
-    divided = divided and accelerator.num_processes > 1
+    spread = check_launch(work.settings)
+    accelerator = open_accelerator(cpu=vlm.device.type == "cpu" and (spread is Spread or computing_device() == "cpu"))
+    spread = spread if accelerator.num_processes > 1 else Spread
     folder = StageFolder(
         work.out,
         stage=work.stage,
@@ -84,13 +83,13 @@ def run_stage(vlm: VisionLanguageModel, task: Task, work: StageWork, progress: P
     )
     if not accelerator.is_main_process:
         finished = broadcast_object_list([None])[0]
-        return finished or _train(vlm, task, work, accelerator, progress, divided=divided)
+        return finished or _train(vlm, task, work, accelerator, progress, spread)
     with folder:
         finished = folder.manifest.summary if folder.done else None
         broadcast_object_list([finished])
         if finished is not None:
             return finished
-        summary = _train(vlm, task, work, accelerator, progress, divided=divided)
+        summary = _train(vlm, task, work, accelerator, progress, spread)
         folder.finish(summary)
         Checkpoints(work.out).clear()
         return summary
@@ -131,8 +130,7 @@ def _train(
     work: StageWork,
     accelerator: Any,
     progress: Progress | None,
-    *,
-    divided: bool,
+    how: type[Spread],
 ) -> dict[str, Any]:
     dtype = vlm.model.dtype
     about = {
@@ -146,18 +144,21 @@ def _train(
     autocast = compute_dtype(vlm, work.settings) == torch.bfloat16
     load_trainable(vlm, work.settings, work.adapter, seed=work.seed)
     trainable = sum(value.numel() for value in vlm.model.parameters() if value.requires_grad)
-    summary = train(
-        vlm,
-        task,
-        work.settings,
-        work.out,
-        accelerator=accelerator,
-        autocast=autocast,
-        divided=divided,
-        seed=work.seed,
-        progress=progress if progress is not None and accelerator.is_main_process else _silent,
-    )
-    state = whole_state(vlm.model, dtype, keep=accelerator.is_main_process) if divided else None
+    spread = how(vlm.model, accelerator, work.settings, autocast=autocast)
+    try:
+        summary = train(
+            vlm,
+            task,
+            work.settings,
+            work.out,
+            spread=spread,
+            autocast=autocast,
+            seed=work.seed,
+            progress=progress if progress is not None and accelerator.is_main_process else _silent,
+        )
+        state = spread.whole_state(vlm.model, dtype, keep=accelerator.is_main_process)
+    finally:
+        spread.close()
     if accelerator.is_main_process:
         save_trained(vlm, work.out / MODEL, about, dtype=dtype, state=state)
     accelerator.wait_for_everyone()

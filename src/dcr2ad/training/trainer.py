@@ -17,7 +17,6 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -33,8 +32,8 @@ from dcr2ad.training.checkpoints import Checkpoint, Checkpoints, StepLog, read_l
 from dcr2ad.training.outcome import Outcome, Tally
 from dcr2ad.training.plan import Plan
 from dcr2ad.training.schedule import warm_restarts
-from dcr2ad.training.sharding import divide, gather, like, load_moments
-from dcr2ad.training.weights import ImageInputs, image_inputs
+from dcr2ad.training.spread import Spread
+from dcr2ad.training.weights import ImageInputs
 
 Progress = Callable[[int, int], None]
 """Is told the optimiser steps done and their total."""
@@ -100,9 +99,8 @@ def train(
     settings: TrainSettings,
     out: Path,
     *,
-    accelerator: Any,
+    spread: Spread,
     autocast: bool,
-    divided: bool,
     seed: int,
     progress: Progress,
 ) -> dict[str, Any]:
@@ -113,9 +111,8 @@ def train(
         task: rows and loss.
         settings: optimiser, schedule and steps.
         out: the stage's folder.
-        accelerator: accelerate's `Accelerator`.
+        spread: the model on its processes; it stays so.
         autocast: whether products are computed in bfloat16.
-        divided: whether to divide the model among the processes; it stays so.
         seed: seed of row order and dropout.
         progress: is told each step.
 
@@ -129,12 +126,13 @@ def train(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # its new name is unknown to the older releases we support
             vlm.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    run = _Run(vlm, task, settings, seed, accelerator, autocast=autocast, divided=divided)
+    accelerator = spread.accelerator
+    run = _Run(vlm, task, settings, seed, spread, autocast=autocast)
     run.session.model.eval()
     task.begin(run.session)
     run.session.model.train()
     checkpoints = Checkpoints(out)
-    start = run.resume(checkpoints.load(torch.device("cpu") if divided else vlm.device))
+    start = run.resume(checkpoints.load(spread.reads_to))
     log = StepLog(out, start) if accelerator.is_main_process else None
     progress(start, run.plan.total)
     for step in range(start, run.plan.total):
@@ -142,7 +140,7 @@ def train(
         if log is not None:
             log.write(line)
         if (step + 1) % settings.save_steps == 0:
-            weights, state = gather([run.trained, run.optimizer.state_dict()], keep=log is not None)
+            weights, state = spread.state(keep=log is not None)
             if log is not None:
                 log.sync()
                 checkpoints.save(Checkpoint(step + 1, weights, state))
@@ -150,7 +148,7 @@ def train(
     if log is not None:
         log.close()
     accelerator.wait_for_everyone()
-    vlm.model = accelerator.unwrap_model(run.session.model).eval()
+    vlm.model.eval()
     vlm.forget_features()
     return {**summarize(out, rows=len(task)), **task.summary()}
 
@@ -184,36 +182,27 @@ class _Run:
         task: Task,
         settings: TrainSettings,
         seed: int,
-        accelerator: Any,
+        spread: Spread,
         *,
         autocast: bool,
-        divided: bool,
     ) -> None:
         self.task = task
         self.settings = settings
         groups = task.groups() if settings.group_images else ()
-        self.plan = Plan(len(task), settings, accelerator.num_processes, seed, groups)
-        images = image_inputs(vlm.model)
-        if divided:
-            images = divide(vlm.model, accelerator.device, images, autocast=autocast)
-        model = vlm.model if divided else accelerator.prepare(vlm.model)
-        self.trained = {name: value for name, value in vlm.model.named_parameters() if value.requires_grad}
-        self.optimizer = _adamw(self.trained, settings)
-        self.session = Session(vlm, model, accelerator, images, autocast, divided)
+        self.plan = Plan(len(task), settings, spread.accelerator.num_processes, seed, groups)
+        self.spread = spread
+        self.session = Session(vlm, spread.called, spread.accelerator, spread.images, autocast, spread.divided)
 
     def resume(self, found: Checkpoint | None) -> int:
         """Bring weights, optimiser and schedule to a checkpoint; returns the steps made."""
         start = 0
         if found is not None:
-            if set(found.weights) != set(self.trained):
+            if set(found.weights) != set(self.spread.trained):
                 raise ModelError("the checkpoint holds other parameters than this model trains", "Use --fresh to begin again")
-            with torch.no_grad():
-                for name, parameter in self.trained.items():
-                    parameter.copy_(like(found.weights[name], parameter))
-            load_moments(self.optimizer, found.optimizer)
+            self.spread.load(found.weights, found.optimizer)
             start = found.step
         self._schedule = warm_restarts(
-            self.optimizer,
+            self.spread.optimizer,
             self.plan.total,
             warmup_ratio=self.settings.warmup_ratio,
             t_0=self.settings.t_0,
@@ -230,23 +219,19 @@ class _Run:
         shares = self.plan.shares(step, accelerator.process_index)
         tally = Tally()
         for number, share in enumerate(shares):
-            # A divided model exchanges after every forward, so that no process holds gradients of all parameters.
-            exchange = self.session.divided or number == len(shares) - 1
-            with nullcontext() if exchange else accelerator.no_sync(self.session.model):
+            with self.spread.forward(last=number == len(shares) - 1):
                 outcome = self.task.losses(self.session, [row for row, _ in share])
                 weights = outcome.losses.new_tensor([weight for _, weight in share])
                 # Gradients are averaged over processes, but the weights sum to one over all of them.
-                accelerator.backward((outcome.losses * weights).sum() * self.plan.processes)
+                self.spread.backward((outcome.losses * weights).sum() * self.plan.processes)
             tally.add(outcome, weights)
-        norm = float(gather(accelerator.clip_grad_norm_(list(self.trained.values()), self.settings.max_grad_norm)))
+        rate = float(self.spread.optimizer.param_groups[0]["lr"])
+        norm = self.spread.update(self.settings.max_grad_norm)
         means = tally.means(accelerator)
         if not math.isfinite(means["loss"]) or not math.isfinite(norm):
             what = f"at step {step + 1} the loss is {means['loss']} and the gradient's norm {norm}"
             raise ModelError(what, "Lower the learning rate; the last checkpoint is intact")
-        rate = float(self.optimizer.param_groups[0]["lr"])
-        self.optimizer.step()
         self._schedule.step()
-        self.optimizer.zero_grad()
         line = {"step": step + 1, "loss": means.pop("loss"), "learning_rate": rate, "grad_norm": norm}
         line["tokens"] = int(means.pop("tokens"))
         return {**line, "seconds": round(time.perf_counter() - began, 4), **means}
@@ -255,16 +240,3 @@ class _Run:
         """Random state as a function of the step, so that none has to be kept."""
         numbers = [self.plan.seed, step, self.session.accelerator.process_index]
         torch.manual_seed(int(np.random.SeedSequence(numbers).generate_state(1)[0]))
-
-
-def _adamw(trained: dict[str, torch.nn.Parameter], settings: TrainSettings) -> torch.optim.AdamW:
-    """AdamW (Section 4.3); weight decay on matrices only, not on biases and norms.
-
-    On a GPU the fused one: torch's default there holds another copy of all moments for a moment.
-    """
-    on_gpu = any(value.device.type == "cuda" for value in trained.values())
-    groups = [
-        {"params": [value for value in trained.values() if value.ndim > 1], "weight_decay": settings.weight_decay},
-        {"params": [value for value in trained.values() if value.ndim <= 1], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW([group for group in groups if group["params"]], lr=settings.learning_rate, fused=on_gpu or None)
