@@ -29,6 +29,7 @@ from dcr2ad.types import (
     Prompt,
     Question,
     RankedEntry,
+    Subtask,
     Unparsed,
 )
 
@@ -143,7 +144,8 @@ class Asker:
     def _ask(self, group: list[Question]) -> list[tuple[Question, Prompt, tuple[RankedEntry, ...]]]:
         """Questions of one image with their prompts and the image's ranking of knowledge.
 
-        Written responses reason under the best entry, as a diagnosis does; where it abstains they choose one themselves.
+        A written response to the yes/no question, which the router was asked, reasons under its best entry, as a diagnosis does.
+        To any other question, and where the router abstains, the model chooses for itself, among what is listed.
         """
         sample = group[0].sample
         if self._expert is not None and sample.expert is None and sample.references:
@@ -153,17 +155,14 @@ class Asker:
             sample = sample.model_copy(update={"expert": told})
             group = [question.model_copy(update={"sample": sample}) for question in group]
         entries, ranking = self._context(group[0])
-        reasoned_under = ranking[0].title if ranking and entries and self._protocol.answering != "score" else ""
-        opening = f"{KNOWLEDGE_OPENING}{reasoned_under}:" if reasoned_under else ""
         expert, shots, wording = self._protocol.expert, self._protocol.shots, self._wording
-        return [
-            (
-                question,
-                build_prompt(question, entries=entries, expert=expert, shots=shots, opening=opening, wording=wording),
-                ranking,
-            )
-            for question in group
-        ]
+        routed = ranking[0].title if ranking and entries and self._protocol.answering != "score" else ""
+        asked = []
+        for question in group:
+            opening = f"{KNOWLEDGE_OPENING}{routed}:" if routed and question.subtask is Subtask.DETECTION else ""
+            prompt = build_prompt(question, entries=entries, expert=expert, shots=shots, opening=opening, wording=wording)
+            asked.append((question, prompt, ranking))
+        return asked
 
     def _context(self, question: Question) -> tuple[tuple[KnowledgeEntry, ...], tuple[RankedEntry, ...]]:
         sample, base, protocol = question.sample, self._base, self._protocol
