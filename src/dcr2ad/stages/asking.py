@@ -144,8 +144,8 @@ class Asker:
     def _ask(self, group: list[Question]) -> list[tuple[Question, Prompt, tuple[RankedEntry, ...]]]:
         """Questions of one image with their prompts and the image's ranking of knowledge.
 
-        A written response to the yes/no question, which the router was asked, reasons under its best entry, as a diagnosis does.
-        To any other question, and where the router abstains, the model chooses for itself, among what is listed.
+        A written response to the yes/no question, which the router was asked, reasons under its best entry, as a diagnosis
+        does. To any other question, and where the router abstains, the model chooses for itself, among what is listed.
         """
         sample = group[0].sample
         if self._expert is not None and sample.expert is None and sample.references:
