@@ -133,7 +133,7 @@ def test_own_wording_reaches_every_prompt_and_the_routing_ones_too(
 
 
 @pytest.mark.parametrize("abstains", [True, False])
-def test_the_routers_entry_is_prescribed_for_its_own_question_unless_it_abstains(
+def test_nothing_is_listed_where_the_router_abstains_and_no_entry_is_prescribed(
     routable: list[Question], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, abstains: bool
 ) -> None:
     monkeypatch.setattr("dcr2ad.routing.ABSTAIN_BELOW", 0.99 if abstains else 0.01)
@@ -146,9 +146,7 @@ def test_the_routers_entry_is_prescribed_for_its_own_question_unless_it_abstains
     model = ScriptedModel(respond, lambda p, option: 0.0 if option.startswith("Dent") else -2.0)
     report = evaluate(model, routable, tiny_base(), EvalProtocol(context="routed", answering="reason"), tmp_path / "e")
     assert report.routing is not None and len(seen) == len(routable)
-    yes_no = ["Any defect?" in _text(prompt) for prompt in seen]
-    assert any(yes_no) and not all(yes_no)
-    assert [prompt.opening for prompt in seen] == ["<knowledge>Dent:" if one and not abstains else "" for one in yes_no]
+    assert not any(prompt.opening for prompt in seen)
     assert {"\nKnowledge:" in _text(prompt) for prompt in seen} == {not abstains}
     for p in read_records(tmp_path / "e" / "predictions.jsonl", Prediction):
         assert p.routed[0].title == "Dent", "what the router would have said is kept"

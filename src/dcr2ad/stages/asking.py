@@ -17,7 +17,7 @@ from dcr2ad.errors import InputError, RequestError
 from dcr2ad.images import forget_images
 from dcr2ad.knowledge.base import KnowledgeBase
 from dcr2ad.models.base import ChatModel, Forgets, letter_probabilities
-from dcr2ad.parsing import KNOWLEDGE_OPENING, parse_response, read_answer_official
+from dcr2ad.parsing import parse_response, read_answer_official
 from dcr2ad.prompts import DEFAULT_WORDING, Wording, answer_prompt, build_prompt
 from dcr2ad.reasoning import Written, mean_probabilities, sample_responses, write_responses
 from dcr2ad.routing import route_sample
@@ -29,7 +29,6 @@ from dcr2ad.types import (
     Prompt,
     Question,
     RankedEntry,
-    Subtask,
     Unparsed,
 )
 
@@ -144,8 +143,8 @@ class Asker:
     def _ask(self, group: list[Question]) -> list[tuple[Question, Prompt, tuple[RankedEntry, ...]]]:
         """Questions of one image with their prompts and the image's ranking of knowledge.
 
-        A written response to the yes/no question, which the router was asked, reasons under its best entry, as a diagnosis
-        does. To any other question, and where the router abstains, the model chooses for itself, among what is listed.
+        Which of the listed entries a response reasons under the model says itself, question by question: the router has seen the
+        yes/no question alone.
         """
         sample = group[0].sample
         if self._expert is not None and sample.expert is None and sample.references:
@@ -156,13 +155,10 @@ class Asker:
             group = [question.model_copy(update={"sample": sample}) for question in group]
         entries, ranking = self._context(group[0])
         expert, shots, wording = self._protocol.expert, self._protocol.shots, self._wording
-        routed = ranking[0].title if ranking and entries and self._protocol.answering != "score" else ""
-        asked = []
-        for question in group:
-            opening = f"{KNOWLEDGE_OPENING}{routed}:" if routed and question.subtask is Subtask.DETECTION else ""
-            prompt = build_prompt(question, entries=entries, expert=expert, shots=shots, opening=opening, wording=wording)
-            asked.append((question, prompt, ranking))
-        return asked
+        return [
+            (question, build_prompt(question, entries=entries, expert=expert, shots=shots, wording=wording), ranking)
+            for question in group
+        ]
 
     def _context(self, question: Question) -> tuple[tuple[KnowledgeEntry, ...], tuple[RankedEntry, ...]]:
         sample, base, protocol = question.sample, self._base, self._protocol
