@@ -143,8 +143,8 @@ class Asker:
     def _ask(self, group: list[Question]) -> list[tuple[Question, Prompt, tuple[RankedEntry, ...]]]:
         """Questions of one image with their prompts and the image's ranking of knowledge.
 
-        Which of the listed entries a response reasons under the model says itself, question by question: the router has seen the
-        yes/no question alone.
+        Which of the listed entries a response reasons under the model says itself, question by question: the router has seen
+        the yes/no question alone.
         """
         sample = group[0].sample
         if self._expert is not None and sample.expert is None and sample.references:
