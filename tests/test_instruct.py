@@ -185,6 +185,17 @@ def test_knowledge_can_be_listed_in_a_share_of_the_prompts(drawn: Path, tmp_path
     assert all(q.sample.right_key in q.candidates and len(set(q.candidates)) == 4 for q in listed)
 
 
+def test_a_stopped_run_with_exchanged_lists_ends_as_the_unbroken_one(drawn: Path, tmp_path: Path) -> None:
+    shares = {"listed_share": 1.0, "exchanged_share": 0.5, "direct_share": 0.0}
+    _build(drawn, tmp_path / "whole", expert=FakeExpert(), **shares)
+    with pytest.raises(KeyboardInterrupt):
+        _build(drawn, tmp_path / "cut", expert=FakeExpert(interrupt_at=30), **shares)
+    _build(drawn, tmp_path / "cut", expert=FakeExpert(), **shares)
+    assert _bytes(tmp_path / "cut") == _bytes(tmp_path / "whole")
+    asked = [q for q in read_records(tmp_path / "cut" / "questions.jsonl", Question) if q.exchanged]
+    assert len(asked) > 5
+
+
 def test_questions_that_the_findings_do_not_carry_can_be_left_out(drawn: Path, tmp_path: Path) -> None:
     every = _build(drawn, tmp_path / "every", expert=FakeExpert())
     carried = _build(drawn, tmp_path / "carried", expert=FakeExpert(), supported_only=True)

@@ -152,6 +152,9 @@ class Build:
         for question, item in zip(made, answered, strict=True):
             if isinstance(item, Rejected):  # a resumed run must not know of it either
                 self._maker.balance.count(question, -1)
+            elif item.exchanged:  # a resumed run knows it as it was written
+                self._maker.balance.count(question, -1)
+                self._maker.balance.count(item)
         kept = [item for item in answered if isinstance(item, Question)]
         return seen, kept, [*dropped, *(item for item in answered if isinstance(item, Rejected))]
 
@@ -196,7 +199,8 @@ class Build:
         rng = random.Random(f"{self._seed}/{question.id}/response")
         direct, listed = rng.random() < self._settings.direct_share, rng.random() < self._settings.listed_share
         key = question.sample.right_key
-        exchanged = listed and rng.random() < self._settings.exchanged_share and exchange_facts(question, rng)
+        exchanges = listed and rng.random() < self._settings.exchanged_share
+        exchanged = exchange_facts(question, rng) if exchanges else None
         question = exchanged or question
         if direct:
             response, who = direct_answer(question), "direct"
@@ -214,7 +218,7 @@ class Build:
             return Rejected(sample=question.sample.id, subtask=question.subtask, reason=f"{_DENIED}: {'; '.join(false)}")
         provenance = {**question.provenance, "teacher": who, **({"tries": str(tries)} if tries > 1 else {})}
         update: dict[str, Any] = {"response": response, "provenance": provenance}
-        if listed and key and not exchanged:
+        if listed and key and exchanged is None:
             wrong = choose_wrong_key(question.sample, key, self._base, seed=self._seed).key
             update["candidates"] = candidates_for(key, wrong, question.sample, self._base, count=LISTED, seed=self._seed)
         return question.model_copy(update=update)
