@@ -188,7 +188,7 @@ def test_a_fitted_temperature_and_threshold_are_used(tmp_path: Path) -> None:
     finally:
         type(model).info = kept  # type: ignore[method-assign]
     assert plain.note.calibrated is False and plain.ranking[0].probability > 0.99
-    assert flat.note.abstained and flat.listed == () and flat.ranking[0].probability < 0.9
+    assert flat.note.abstained and flat.listed and flat.ranking[0].probability < 0.9
     assert flat.ranking[0].key == plain.ranking[0].key
 
 

@@ -54,7 +54,8 @@ class Routing(NamedTuple):
     ranking: tuple[RankedEntry, ...]
     """All candidates, most probable first; probabilities sum to one."""
     listed: tuple[str, ...]
-    """Keys of the entries to list in the prompt, in the order listed; empty where the router abstains."""
+    """Keys of the best entries, in the order to list them in a prompt: also where the router abstains, for a list leaves the
+    choice to the reader (docs/nano.md)."""
     note: RoutingNote
     """Mode, temperature, threshold, and whether the router abstained."""
     by_place: tuple[float, ...] = ()
@@ -139,7 +140,7 @@ def route(
     kept = {"listed": len(ranking), "hybrid": listed, "recall": 1}[mode]
     # In the list that was picked from: hybrid's best by recall all stay, even where a temperature reorders nothing else.
     keys = sorted(found, key=lambda key: (-found[key], key))[:kept] if mode != "hybrid" else best
-    return Routing(ranking, () if abstained else tuple(sorted(keys)), note, by_place, steady)
+    return Routing(ranking, tuple(sorted(keys)), note, by_place, steady)
 
 
 def route_sample(

@@ -173,7 +173,8 @@ def make_case(diagnoser: Diagnoser, sample: Sample) -> Case:
             shots=shots,
             orders=diagnoser.orders,
         )
-        return Case(sample, tuple(knowledge_base.get(k) for k in routing.listed), routing.ranking, routing.note)
+        listed = () if routing.note.abstained else routing.listed  # a verdict rests on an entry, or on none
+        return Case(sample, tuple(knowledge_base.get(k) for k in listed), routing.ranking, routing.note)
     entries = knowledge_base.category(sample.object)
     if model.info.backend == "openai":
         return Case(sample, entries, ())
