@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +102,7 @@ def test_a_whole_model_is_packed_small_with_manifest_and_card(folder: Path, tmp_
     assert same(merged, tuned(folder, rank=2), 0.2) and not same(merged, load(folder), 0.2)
     assert all(file.stat().st_mode & 0o044 == 0o044 for file in (tmp_path / "packed").iterdir())
     card = (tmp_path / "packed" / "README.md").read_text()
-    for words in ("mtd 1", "research only", made.digest, "Nobody has measured it yet", "cut from a full fine-tuning"):
+    for words in ("mtd 1", "research only", made.digest, "Nobody has measured it yet", "cut to low rank"):
         assert words in card
     # What a user opens is the folder's base with the adapter on it.
     assert same(HFModel.open(str(tmp_path / "packed")).vlm.model, merged, 1e-6)
@@ -151,6 +152,25 @@ def test_an_adapter_that_ships_is_what_nano_means(
     run_doctor()
     said = capsys.readouterr().out
     assert "adapter nano:drawn" in said and "nano stands for" in said and "not in this package" in said
+
+
+def test_an_adapter_on_one_of_the_packages_own_becomes_one_on_the_embedded_base(nano_folder: Path, tmp_path: Path) -> None:
+    vlm = HFModel.open("nano:drawn").vlm
+    load_trainable(vlm, SftSettings(method="lora", lora_rank=1, lora_alpha=1, train_projector=False))
+    with torch.no_grad():
+        for name, value in vlm.model.named_parameters():
+            if "lora_B" in name:
+                value += 0.5
+    about = {"base": "nano:drawn", "base_digest": "", "stage": "sft", "seed": 0, "recipe": {}, "train_images": {}}
+    save_trained(vlm, tmp_path / "model", about, dtype=torch.float32)
+    rank = 33  # of the package's adapter 32, and the one above it
+    made = pack_adapter(tmp_path / "model", tmp_path / "packed", Packing(rank=rank))
+    assert made.base == "nano:base" and made.extracted["rank"] == rank and made.extracted["error"] < 1e-4
+    assert made.base_digest == read_trained(shipped.WEIGHTS / "drawn").base_digest
+    stacked, packed = (HFModel.open(str(tmp_path / name)).vlm.model for name in ("model", "packed"))
+    assert same(packed, stacked, 2e-3) and not same(packed, HFModel.open("nano:drawn").vlm.model, 2e-3)
+    config = json.loads((tmp_path / "packed" / "adapter_config.json").read_text())
+    assert isinstance(config["target_modules"], str) and not config["rank_pattern"], "opened without peft's wrapping"
 
 
 def test_what_the_package_carries_is_small_says_what_it_is_and_has_its_digest() -> None:

@@ -40,7 +40,7 @@ def model_card(trained: TrainedModel, reports: Mapping[str, EvalReport]) -> str:
     if trained.extracted:
         cut = trained.extracted
         lines.append(
-            f"- cut from a full fine-tuning: rank {cut['rank']:.0f} at most, {100 * cut['energy']:.1f} % of the squared change "
+            f"- cut to low rank: rank {cut['rank']:.0f} at most, {100 * cut['energy']:.2f} % of the squared change "
             f"kept, relative error {cut['error']:.3f}"
         )
     lines += [f"- weights in bfloat16, SHA-256 `{trained.digest}`", "", "## Measured", ""]

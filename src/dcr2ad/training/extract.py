@@ -7,6 +7,7 @@ which fine-tunes the 7B model in full and ships it whole.
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -142,13 +143,15 @@ def _write(
             if parameter.startswith(f"{name}."):
                 tensors[f"base_model.model.{parameter}"] = value.detach().float().contiguous()
     ranks = {name: down.shape[0] for name, (_, down) in factors.items()}
+    # Linear layers of one rank: the form that is merged without peft when a model is opened (`merge_for_inference`).
+    plain = len(set(ranks.values())) == 1 and not any(isinstance(modules[name], nn.Embedding) for name in factors)
     config = LoraConfig(
         r=max(ranks.values(), default=1),
         lora_alpha=max(ranks.values(), default=1),
         lora_dropout=0.0,
-        target_modules=sorted(factors),
-        rank_pattern={f"^{name}": rank for name, rank in ranks.items()},
-        alpha_pattern={f"^{name}": rank for name, rank in ranks.items()},
+        target_modules="|".join(map(re.escape, sorted(factors))) if plain else sorted(factors),
+        rank_pattern={} if plain else {f"^{name}": rank for name, rank in ranks.items()},
+        alpha_pattern={} if plain else {f"^{name}": rank for name, rank in ranks.items()},
         modules_to_save=list(found.whole) or None,
     )
     work = out.with_name(f".{out.name}.tmp")

@@ -1,8 +1,9 @@
 """A trained model as an adapter to ship: small, with its digest, its manifest and a card.
 
 Reads the folder of a training stage; writes a folder that `dcr2ad.models.hf` opens like any other. Weights are rounded to
-bfloat16; a whole model is cut to low rank first (`dcr2ad.training.extract`). What rounding and cutting cost is to be measured
-on the packed folder. Not in the paper.
+bfloat16. A whole model is cut to low rank first (`dcr2ad.training.extract`), and so is an adapter trained on one of the
+package's own: it becomes one adapter on the embedded model before any training. What rounding and cutting cost is to be
+measured on the packed folder. Not in the paper.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ from dcr2ad.artifacts import write_text
 from dcr2ad.errors import InputError
 from dcr2ad.models.adapters import MARKER, TrainedModel, read_trained
 from dcr2ad.models.hf import HFModel
-from dcr2ad.models.shipped import BASE, MOST_BYTES
+from dcr2ad.models.shipped import BASE, MOST_BYTES, adapter_folder, is_nano
 from dcr2ad.models.vlm import VisionLanguageModel
 from dcr2ad.report.card import CARD, model_card
 from dcr2ad.training.extract import extract_adapter
-from dcr2ad.training.weights import weights_digest
+from dcr2ad.training.weights import model_digest, weights_digest
 from dcr2ad.types import EvalReport
 
 
@@ -66,9 +67,14 @@ def pack_adapter(folder: str | Path, out: str | Path, how: Packing = Packing()) 
     work.mkdir(parents=True)
     try:
         update: dict[str, object] = {"kind": "adapter", "licence": how.licence or trained.licence}
-        if trained.kind == "full":
-            base, tuned = HFModel.open(trained.base).vlm.model, VisionLanguageModel.load(source).model
-            update["extracted"] = extract_adapter(base, tuned, raw, rank=how.rank, energy=how.energy).record()
+        stacked = trained.kind == "adapter" and is_nano(trained.base) and adapter_folder(trained.base) is not None
+        if trained.kind == "full" or stacked:
+            base = HFModel.open(BASE if stacked else trained.base)
+            tuned = HFModel.open(str(source)).vlm if stacked else VisionLanguageModel.load(source)
+            cut = extract_adapter(base.vlm.model, tuned.model, raw, rank=how.rank, energy=how.energy)
+            update["extracted"] = cut.record()
+            if stacked:
+                update |= {"base": BASE, "base_digest": model_digest(base.vlm.model)}
             source = raw
         _round(source, work)
         shutil.rmtree(raw, ignore_errors=True)
