@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -161,7 +162,8 @@ def test_an_adapter_on_one_of_the_packages_own_becomes_one_on_the_embedded_base(
         for name, value in vlm.model.named_parameters():
             if "lora_B" in name:
                 value += 0.5
-    about = {"base": "nano:drawn", "base_digest": "", "stage": "sft", "seed": 0, "recipe": {}, "train_images": {}}
+    own = {"base_adapter": shipped.adapter_digest("nano:drawn")}
+    about = {**own, "base": "nano:drawn", "base_digest": "", "stage": "sft", "seed": 0, "recipe": {}, "train_images": {}}
     save_trained(vlm, tmp_path / "model", about, dtype=torch.float32)
     rank = 33  # of the package's adapter 32, and the one above it
     made = pack_adapter(tmp_path / "model", tmp_path / "packed", Packing(rank=rank))
@@ -169,6 +171,13 @@ def test_an_adapter_on_one_of_the_packages_own_becomes_one_on_the_embedded_base(
     assert made.base_digest == read_trained(shipped.WEIGHTS / "drawn").base_digest
     stacked, packed = (HFModel.open(str(tmp_path / name)).vlm.model for name in ("model", "packed"))
     assert same(packed, stacked, 2e-3) and not same(packed, HFModel.open("nano:drawn").vlm.model, 2e-3)
+    (tmp_path / "other").mkdir()
+    for file in (tmp_path / "model").iterdir():
+        shutil.copy(file, tmp_path / "other")
+    written = read_trained(tmp_path / "model").model_copy(update={"base_adapter": "of another release"})
+    (tmp_path / "other" / "dcr2ad.json").write_text(written.model_dump_json())
+    with pytest.raises(ModelError, match="trained on nano:drawn as another release carries it"):
+        HFModel.open(str(tmp_path / "other"))
     config = json.loads((tmp_path / "packed" / "adapter_config.json").read_text())
     assert isinstance(config["target_modules"], str) and not config["rank_pattern"], "opened without peft's wrapping"
 

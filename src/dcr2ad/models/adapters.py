@@ -55,6 +55,8 @@ class TrainedModel(Record):
     """SHA-256 of the weights file (of their digests, where there are several)."""
     base_digest: str
     """`model_digest` of the model as it was given to training, an earlier adapter not counted."""
+    base_adapter: str = ""
+    """Digest of the package's adapter that `base` names, which another release may carry otherwise; empty for another base."""
     train_images: dict[str, str]
     """Content SHA-256 of every query image trained on -> its path's last parts; an evaluation can see what it must not ask."""
     train_hashes: dict[str, str] = Field(default_factory=dict)

@@ -19,13 +19,13 @@ from typing import Any, Literal
 import torch
 
 from dcr2ad.artifacts import digest_file
-from dcr2ad.errors import Dcr2adError
+from dcr2ad.errors import Dcr2adError, ModelError
 from dcr2ad.models.adapters import MARKER, adapter_of, merge_for_inference, read_trained
 from dcr2ad.models.base import ModelInfo
 from dcr2ad.models.held import held_logprobs, open_parts
 from dcr2ad.models.placement import cpu_has_bfloat16
 from dcr2ad.models.prefix import PrefixRunner
-from dcr2ad.models.shipped import adapter_folder, is_nano
+from dcr2ad.models.shipped import adapter_digest, adapter_folder, is_nano
 from dcr2ad.models.vlm import TokenizedPrompt, VisionLanguageModel
 from dcr2ad.types import Completion, OptionScores, Prompt, Sampling
 
@@ -207,7 +207,7 @@ def resolve(spec: str) -> tuple[Path, list[Path], str]:
 
     Raises:
         UnknownNameError: the embedded model has no adapter of that name.
-        ModelError: it cannot be built, or the folder is no model.
+        ModelError: it cannot be built, or the folder is no model, or one trained on another adapter than the package carries.
     """
     if is_nano(spec):
         from dcr2ad.models.nano import build_nano
@@ -219,6 +219,9 @@ def resolve(spec: str) -> tuple[Path, list[Path], str]:
     trained = adapter_of(str(folder))
     if trained is None:
         return folder, [], _digest([folder])
+    if trained.base_adapter not in {"", adapter_digest(trained.base)}:
+        what = f"{folder} was trained on {trained.base} as another release carries it"
+        raise ModelError(what, "Install that release, or train again")
     base, adapters, _ = resolve(trained.base)
     return base, [*adapters, folder], _digest([base, *adapters, folder])
 

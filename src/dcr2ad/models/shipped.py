@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from dcr2ad.errors import ModelError, UnknownNameError
-from dcr2ad.models.adapters import MARKER
+from dcr2ad.models.adapters import MARKER, read_trained
 
 WEIGHTS = Path(__file__).parent.parent / "weights"
 """Where the package keeps adapters, each in a folder of its name."""
@@ -55,3 +55,9 @@ def adapter_folder(spec: str) -> Path | None:
     if found is None:
         raise ModelError(f"this package carries no adapter {name!r}", "Use nano, nano:base, or the folder of one you trained")
     return found
+
+
+def adapter_digest(spec: str) -> str:
+    """Digest of the weights of the package's adapter that a model's name means; empty for any other model."""
+    folder = adapter_folder(spec) if is_nano(spec) else None
+    return read_trained(folder).digest if folder else ""

@@ -74,7 +74,7 @@ def pack_adapter(folder: str | Path, out: str | Path, how: Packing = Packing()) 
             cut = extract_adapter(base.vlm.model, tuned.model, raw, rank=how.rank, energy=how.energy)
             update["extracted"] = cut.record()
             if stacked:
-                update |= {"base": BASE, "base_digest": model_digest(base.vlm.model)}
+                update |= {"base": BASE, "base_digest": model_digest(base.vlm.model), "base_adapter": ""}
             source = raw
         _round(source, work)
         shutil.rmtree(raw, ignore_errors=True)

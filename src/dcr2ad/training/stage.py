@@ -20,6 +20,7 @@ from dcr2ad.images import content_digest
 from dcr2ad.leaks import hash_file
 from dcr2ad.models.adapters import TrainedModel
 from dcr2ad.models.placement import computing_device
+from dcr2ad.models.shipped import adapter_digest
 from dcr2ad.models.vlm import VisionLanguageModel
 from dcr2ad.training.checkpoints import Checkpoints
 from dcr2ad.training.launch import check_launch, open_accelerator
@@ -136,6 +137,7 @@ def _train(
     about = {
         "base": work.base,
         "base_digest": work.inputs["model"],
+        "base_adapter": adapter_digest(work.base),
         "stage": work.stage,
         "seed": work.seed,
         "recipe": work.settings.model_dump(mode="json"),
