@@ -97,28 +97,23 @@ def train(name: str, folder: Path, out: Path, accumulation: int) -> None:
     run(folder / model, out / name, folder / "photos", gradient_accumulation=accumulation, **more)
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Every case by one process, and by two among whom the model is divided."""
+def train_by_one_and_two(folder: Path, script: str) -> Path:
+    """Every case by one process, in ``one``, and what a script trains in two processes; returns the folder."""
     torch.set_num_threads(1)
-    folder = tmp_path_factory.mktemp("sharding")
     tiny_qwen(folder / "qwen"), tiny_internvl(folder / "internvl")
     (folder / "dev.jsonl").write_text(tiny_questions(folder / "photos", 1)[0].model_dump_json() + "\n")
     for name in CASES:
         train(name, folder, folder / "one", accumulation=4)
-    script = folder / "two.py"
-    script.write_text(TWO)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script), str(folder)]
+    file = folder / "two.py"
+    file.write_text(script)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(file), str(folder)]
     done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr.decode()[-3000:]
     return folder
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name, (_, _, more) in CASES.items() if "precision" not in more])
-def test_a_divided_model_trains_as_one_process(name: str, trained: Path) -> None:
-    one, two = trained / "one" / name, trained / "two" / name
-    assert_same_weights(one, two, 1e-5)
+def assert_same_run(one: Path, two: Path) -> None:
+    """What two runs log, and the files they write beside the weights."""
     for first, second in zip(read_log(one), read_log(two), strict=True):
         for key in set(first) - {"seconds", "tokens"}:  # a process without a row computes one again
             assert second[key] == pytest.approx(first[key], rel=1e-4, abs=1e-5), key
@@ -128,29 +123,57 @@ def test_a_divided_model_trains_as_one_process(name: str, trained: Path) -> None
     assert all(files[0][other] == files[1][other] for other in set(files[0]) - trained_ones)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name, (_, _, more) in CASES.items() if "precision" in more])
-def test_gathering_in_bfloat16_computes_what_autocast_does(name: str, trained: Path) -> None:
+def assert_same_first_step(one: Path, two: Path) -> None:
     """The first step, after which AdamW makes whole steps of gradients that are rounding errors."""
-    first, second = (read_log(trained / processes / name)[0] for processes in ("one", "two"))
+    first, second = (read_log(out)[0] for out in (one, two))
     for key in ("loss", "grad_norm"):
         assert second[key] == pytest.approx(first[key], rel=1e-3), key
     assert first.keys() == second.keys()
 
 
+def assert_same_routing(one: Path, two: Path) -> None:
+    """The routing of a dev set before the first step; there is one line before and one after."""
+    lines = [(out / "routing.jsonl").read_text().splitlines() for out in (one, two)]
+    assert len(lines[0]) == len(lines[1]) == 2
+    assert json.loads(lines[0][0]) == json.loads(lines[1][0])
+
+
+def assert_same_reference(one: Path, two: Path) -> None:
+    """Log-probabilities of pi_ref."""
+    stored = [(out / "reference.jsonl").read_text().splitlines() for out in (one, two)]
+    for first, second in zip(*(map(json.loads, lines) for lines in stored), strict=True):
+        assert (first["id"], first["model"]) == (second["id"], second["model"])
+        assert second["chosen"] + second["rejected"] == pytest.approx(first["chosen"] + first["rejected"], abs=1e-4)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Every case by one process, and by two among whom the model is divided."""
+    return train_by_one_and_two(tmp_path_factory.mktemp("sharding"), TWO)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name, (_, _, more) in CASES.items() if "precision" not in more])
+def test_a_divided_model_trains_as_one_process(name: str, trained: Path) -> None:
+    one, two = trained / "one" / name, trained / "two" / name
+    assert_same_weights(one, two, 1e-5)
+    assert_same_run(one, two)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name, (_, _, more) in CASES.items() if "precision" in more])
+def test_gathering_in_bfloat16_computes_what_autocast_does(name: str, trained: Path) -> None:
+    assert_same_first_step(trained / "one" / name, trained / "two" / name)
+
+
 @pytest.mark.slow
 def test_routing_on_the_way_is_that_of_one_process(trained: Path) -> None:
-    lines = [(trained / processes / "low" / "routing.jsonl").read_text().splitlines() for processes in ("one", "two")]
-    assert len(lines[0]) == 2  # before and after
-    assert json.loads(lines[0][0]) == json.loads(lines[1][0])
+    assert_same_routing(trained / "one" / "low", trained / "two" / "low")
 
 
 @pytest.mark.slow
 def test_reference_is_that_of_one_process(trained: Path) -> None:
-    stored = [(trained / processes / "full" / "reference.jsonl").read_text().splitlines() for processes in ("one", "two")]
-    for one, two in zip(*(map(json.loads, lines) for lines in stored), strict=True):
-        assert (one["id"], one["model"]) == (two["id"], two["model"])
-        assert two["chosen"] + two["rejected"] == pytest.approx(one["chosen"] + one["rejected"], abs=1e-4)
+    assert_same_reference(trained / "one" / "full", trained / "two" / "full")
 
 
 @pytest.mark.slow

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,9 +17,16 @@ from dcr2ad.errors import ModelError
 from dcr2ad.training import zero
 from dcr2ad.training.checkpoints import read_log
 from dcr2ad.training.launch import check_launch
-from tests.test_sharding import CASES, train
-from tests.test_training import ENVIRONMENT, assert_same_log, assert_same_weights, sft, weights
-from tests.tiny import tiny_internvl, tiny_questions, tiny_qwen
+from tests.test_sharding import (
+    CASES,
+    assert_same_first_step,
+    assert_same_reference,
+    assert_same_routing,
+    assert_same_run,
+    train_by_one_and_two,
+)
+from tests.test_training import assert_same_log, assert_same_weights, sft, weights
+from tests.tiny import tiny_qwen
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 DEEPSPEED = {"ACCELERATE_USE_DEEPSPEED": "true"}
@@ -38,7 +43,8 @@ from dcr2ad.errors import ModelError
 from dcr2ad.training import trainer
 from dcr2ad.training.zero import Zero
 from tests import test_training as single
-from tests.test_zero import DEEPSPEED, STAGES, train
+from tests.test_sharding import train
+from tests.test_zero import DEEPSPEED, STAGES
 
 folder = Path(sys.argv[1])
 spread, step = Zero._spread, trainer._Run.step
@@ -108,18 +114,7 @@ assert torch.nn.functional.linear is linear
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Every case by one process, and by two under DeepSpeed."""
-    torch.set_num_threads(1)
-    folder = tmp_path_factory.mktemp("zero")
-    tiny_qwen(folder / "qwen"), tiny_internvl(folder / "internvl")
-    (folder / "dev.jsonl").write_text(tiny_questions(folder / "photos", 1)[0].model_dump_json() + "\n")
-    for name in CASES:
-        train(name, folder, folder / "one", accumulation=4)
-    script = folder / "two.py"
-    script.write_text(TWO)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script), str(folder)]
-    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, check=False)
-    assert done.returncode == 0, done.stderr.decode()[-3000:]
-    return folder
+    return train_by_one_and_two(tmp_path_factory.mktemp("zero"), TWO)
 
 
 def assert_close_weights(one: Path, two: Path) -> None:
@@ -142,43 +137,28 @@ LOW = [(stage, name) for stage, names in STAGES.items() for name in names if "pr
 def test_a_model_under_deepspeed_trains_as_one_process(stage: str, name: str, trained: Path) -> None:
     one, two = trained / "one" / name, trained / stage / name
     assert_close_weights(one, two)
-    for first, second in zip(read_log(one), read_log(two), strict=True):
-        for key in set(first) - {"seconds", "tokens"}:  # a process without a row computes one again
-            assert second[key] == pytest.approx(first[key], rel=1e-4, abs=1e-5), key
-    files = [{path.name: path.read_bytes() for path in (out / "model").iterdir()} for out in (one, two)]
-    assert set(files[0]) == set(files[1])
-    trained_ones = {"dcr2ad.json", "model.safetensors", "adapter_model.safetensors"}
-    assert all(files[0][other] == files[1][other] for other in set(files[0]) - trained_ones)
+    assert_same_run(one, two)
 
 
 @needs_deepspeed
 @pytest.mark.slow
 @pytest.mark.parametrize(("stage", "name"), LOW)
 def test_products_in_bfloat16_are_those_of_one_process(stage: str, name: str, trained: Path) -> None:
-    """The first step, after which AdamW makes whole steps of gradients that are rounding errors."""
-    first, second = (read_log(trained / folder / name)[0] for folder in ("one", stage))
-    for key in ("loss", "grad_norm"):
-        assert second[key] == pytest.approx(first[key], rel=1e-3), key
-    assert first.keys() == second.keys()
+    assert_same_first_step(trained / "one" / name, trained / stage / name)
 
 
 @needs_deepspeed
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", ["zero2", "zero3"])
 def test_routing_on_the_way_is_that_of_one_process(stage: str, trained: Path) -> None:
-    lines = [(trained / folder / "low" / "routing.jsonl").read_text().splitlines() for folder in ("one", stage)]
-    assert len(lines[0]) == len(lines[1]) == 2  # before and after
-    assert json.loads(lines[0][0]) == json.loads(lines[1][0])
+    assert_same_routing(trained / "one" / "low", trained / stage / "low")
 
 
 @needs_deepspeed
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", ["zero1", "zero2", "zero3"])
 def test_reference_is_that_of_one_process(stage: str, trained: Path) -> None:
-    stored = [(trained / folder / "full" / "reference.jsonl").read_text().splitlines() for folder in ("one", stage)]
-    for one, two in zip(*(map(json.loads, lines) for lines in stored), strict=True):
-        assert (one["id"], one["model"]) == (two["id"], two["model"])
-        assert two["chosen"] + two["rejected"] == pytest.approx(one["chosen"] + one["rejected"], abs=1e-4)
+    assert_same_reference(trained / "one" / "full", trained / stage / "full")
 
 
 @needs_deepspeed

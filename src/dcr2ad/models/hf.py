@@ -219,7 +219,7 @@ def resolve(spec: str) -> tuple[Path, list[Path], str]:
     trained = adapter_of(str(folder))
     if trained is None:
         return folder, [], _digest([folder])
-    if trained.base_adapter not in {"", adapter_digest(trained.base)}:
+    if trained.base_adapter and trained.base_adapter != adapter_digest(trained.base):
         what = f"{folder} was trained on {trained.base} as another release carries it"
         raise ModelError(what, "Install that release, or train again")
     base, adapters, _ = resolve(trained.base)

@@ -25,7 +25,7 @@ def asks_for(plugin: str) -> bool:
 
 def loading_device() -> str:
     """Device weights are loaded to: the CPU where they will be divided among processes, since no GPU may hold all of them."""
-    return "cpu" if any(map(asks_for, ("FSDP", "DEEPSPEED"))) else computing_device()
+    return "cpu" if asks_for("FSDP") or asks_for("DEEPSPEED") else computing_device()
 
 
 def release_memory() -> None:

@@ -155,18 +155,19 @@ def adapt(
     kept, left_out = usable(good, guard)
     items = list(dict.fromkeys(sample.item for sample in kept))
     held = set() if bench is not None else set(items[HELD_OUT - 1 :: HELD_OUT]) or set(items[-1:])
+    held_out = [sample for sample in kept if sample.item in held]
     line = [sample for sample in kept if sample.item not in held]
     beside = evenly(line, BESIDE) if len(line) >= ENOUGH else []
     shown = {sample.item for sample in beside}
     line = [sample for sample in line if sample.item not in shown]
-    write_index([s for s in kept if s.item in held], line, out / "good", beside=beside)
+    write_index(held_out, line, out / "good", beside=beside)
     settings = _settings(recipe or HOUR, len(line), full_name(model), seed, references=len(beside) or 1)
     kinds = trained_folder(model)
     kinds = kinds if kinds is not None and (kinds / FILE).is_file() else None
     asked = bench if bench is not None and bench.is_file() else out / "bench" / "questions.jsonl"
     if asked != bench:
-        _build_bench(bench, [s for s in kept if s.item in held], beside, out, kinds, datasets, seed, bar, say)
-    done = Adapted(len(line) + len(beside), sum(s.item in held for s in kept), left_out)
+        _build_bench(bench, held_out, beside, out, kinds, datasets, seed, bar, say)
+    done = Adapted(len(line) + len(beside), len(held_out), left_out)
     given = Given(bench=asked, kinds=kinds)
     first, then = Subset(("before", "sft")), Subset(("krdpo",))
     done.reports.update(run_recipe(settings, out / "good", out, bar=bar, say=say, subset=first, given=given))

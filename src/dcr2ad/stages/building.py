@@ -149,13 +149,12 @@ class Build:
         except ImageError as error:
             return Rejected(sample=sample.id, reason=f"{UNREADABLE}: {error.what}")
         answered = [self._respond(question) for question in made]
-        for question, item in zip(made, answered, strict=True):
-            if isinstance(item, Rejected):  # a resumed run must not know of it either
-                self._maker.balance.count(question, -1)
-            elif item.exchanged:  # a resumed run knows it as it was written
-                self._maker.balance.count(question, -1)
-                self._maker.balance.count(item)
         kept = [item for item in answered if isinstance(item, Question)]
+        # What counts is what is written: a resumed run knows nothing else.
+        for question in made:
+            self._maker.balance.count(question, -1)
+        for question in kept:
+            self._maker.balance.count(question)
         return seen, kept, [*dropped, *(item for item in answered if isinstance(item, Rejected))]
 
     def _refusal(self, sample: Sample) -> str:

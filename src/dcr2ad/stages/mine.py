@@ -68,8 +68,8 @@ def mine_boundary(
         band = sorted((r for r in rows if abs(r.margin) <= settings.threshold), key=lambda r: (abs(r.margin), r.question.id))
         kept = band[: settings.wanted]
         write_records(out / "boundary.jsonl", kept)
-        summary = _summary(rows, band, kept, settings) | {"unread": len(asked) - len(rows)}
-        summary["exchanged"] = len(questions) - len(asked)
+        left_out = {"unread": len(asked) - len(rows), "exchanged": len(questions) - len(asked)}
+        summary = _summary(rows, band, kept, settings) | left_out
         write_bytes(out / "histogram.png", _picture(rows, summary["histogram"], settings))
         folder.finish(summary)
     return summary

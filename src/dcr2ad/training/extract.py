@@ -145,13 +145,14 @@ def _write(
     ranks = {name: down.shape[0] for name, (_, down) in factors.items()}
     # Linear layers of one rank: the form that is merged without peft when a model is opened (`merge_for_inference`).
     plain = len(set(ranks.values())) == 1 and not any(isinstance(modules[name], nn.Embedding) for name in factors)
+    pattern = {} if plain else {f"^{name}": rank for name, rank in ranks.items()}
     config = LoraConfig(
         r=max(ranks.values(), default=1),
         lora_alpha=max(ranks.values(), default=1),
         lora_dropout=0.0,
         target_modules="|".join(map(re.escape, sorted(factors))) if plain else sorted(factors),
-        rank_pattern={} if plain else {f"^{name}": rank for name, rank in ranks.items()},
-        alpha_pattern={} if plain else {f"^{name}": rank for name, rank in ranks.items()},
+        rank_pattern=pattern,
+        alpha_pattern=pattern,
         modules_to_save=list(found.whole) or None,
     )
     work = out.with_name(f".{out.name}.tmp")

@@ -168,9 +168,8 @@ def need(counts: Counts, row: RowShape, machine: Machine) -> Need:
     exchange = 2 if machine.sharding == "ddp" and machine.gpus > 1 else 1
     moments = 3 if machine.sharding.startswith("zero") else 2
     whole = counts.whole if machine.sharding in ("fsdp", "zero3") else 0
-    copied = {"fsdp": counts.copied, "zero3": 0}.get(
-        machine.sharding, counts.products
-    )  # ZeRO-3 casts anew in the backward pass
+    # ZeRO-3 casts anew in the backward pass.
+    copied = {"fsdp": counts.copied, "zero3": 0}.get(machine.sharding, counts.products)
     return Need(
         weights=whole + _share(counts.frozen_bytes - whole, shards) + FLOAT * _share(counts.trained, shards),
         gradients=FLOAT * _share(counts.trained, states) * exchange,

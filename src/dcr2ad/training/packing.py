@@ -20,8 +20,7 @@ from dcr2ad.artifacts import write_text
 from dcr2ad.errors import InputError
 from dcr2ad.models.adapters import MARKER, TrainedModel, read_trained
 from dcr2ad.models.hf import HFModel
-from dcr2ad.models.shipped import BASE, MOST_BYTES, adapter_folder, is_nano
-from dcr2ad.models.vlm import VisionLanguageModel
+from dcr2ad.models.shipped import BASE, MOST_BYTES, adapter_digest
 from dcr2ad.report.card import CARD, model_card
 from dcr2ad.training.extract import extract_adapter
 from dcr2ad.training.weights import model_digest, weights_digest
@@ -67,14 +66,12 @@ def pack_adapter(folder: str | Path, out: str | Path, how: Packing = Packing()) 
     work.mkdir(parents=True)
     try:
         update: dict[str, object] = {"kind": "adapter", "licence": how.licence or trained.licence}
-        stacked = trained.kind == "adapter" and is_nano(trained.base) and adapter_folder(trained.base) is not None
+        stacked = trained.kind == "adapter" and bool(adapter_digest(trained.base))
         if trained.kind == "full" or stacked:
-            base = HFModel.open(BASE if stacked else trained.base)
-            tuned = HFModel.open(str(source)).vlm if stacked else VisionLanguageModel.load(source)
-            cut = extract_adapter(base.vlm.model, tuned.model, raw, rank=how.rank, energy=how.energy)
-            update["extracted"] = cut.record()
+            base, tuned = (HFModel.open(name).vlm.model for name in (BASE if stacked else trained.base, str(source)))
+            update["extracted"] = extract_adapter(base, tuned, raw, rank=how.rank, energy=how.energy).record()
             if stacked:
-                update |= {"base": BASE, "base_digest": model_digest(base.vlm.model), "base_adapter": ""}
+                update |= {"base": BASE, "base_digest": model_digest(base), "base_adapter": ""}
             source = raw
         _round(source, work)
         shutil.rmtree(raw, ignore_errors=True)

@@ -129,8 +129,9 @@ def whole_state(model: Any, dtype: torch.dtype, whole: Callable[[torch.Tensor], 
     for value in state.values():
         if id(value) not in found and (value.requires_grad or not adapter):
             full = whole(value)
-            cast = full is not None and not adapter and full.is_floating_point()
-            found[id(value)] = full.to(dtype) if full is not None and cast else full
+            if full is not None and not adapter and full.is_floating_point():
+                full = full.to(dtype)
+            found[id(value)] = full
     return {name: found[id(value)] for name, value in state.items() if id(value) in found}
 
 
