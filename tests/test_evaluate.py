@@ -344,6 +344,32 @@ def test_pairs_differ_in_the_knowledge_and_stand_every_check(routable: list[Ques
     assert (tmp_path / "t" / "pairs.jsonl").read_bytes() == (tmp_path / "s" / "pairs.jsonl").read_bytes() and again == made
 
 
+OUTLINES = tuple(
+    f"{look} mark {place}" for look in ("Small, compact", "Tiny, line-like") for place in ("in the centre", "at the top left")
+)
+
+
+@pytest.mark.parametrize(
+    ("subtask", "options"),
+    [(Subtask.LOCALIZATION, ("centre", "top left", "top right", "bottom left")), (Subtask.DESCRIPTION, OUTLINES)],
+)
+def test_a_deceptive_response_may_look_elsewhere(routable: list[Question], subtask: Subtask, options: tuple[str, ...]) -> None:
+    """Every defect answers a place alike: under a wrong entry the mark is then seen where the wrong option says."""
+    defective = next(q for q in routable if q.sample.is_anomalous)
+    update = {"subtask": subtask, "options": options, "answer": 0, "provenance": {"verified": "mask"}}
+    question = defective.model_copy(update=update)
+    settings = SynthesizeSettings(candidates=3, length_ratio=0.5)
+    same = make_pair(question, tiny_base(), BuiltinTeacher(0), settings, seed=1)
+    assert isinstance(same, PreferencePair) and same.kind == "path" and same.rejected.answer == 0
+    pair = make_pair(question, tiny_base(), BuiltinTeacher(0), settings.model_copy(update={"elsewhere": True}), seed=1)
+    assert isinstance(pair, PreferencePair) and pair.kind == "elsewhere" and pair.chosen == same.chosen
+    place = options[pair.rejected.answer].rpartition(" mark ")[2]
+    assert pair.rejected.answer != 0 and pair.rejected.entry == same.rejected.entry and place in pair.rejected.why
+    assert "does not follow" in check_pair(pair.model_copy(update={"kind": "answer"}), tiny_base(), length_ratio=0.5)
+    right = pair.model_copy(update={"rejected": same.rejected})
+    assert "kind" in check_pair(right, tiny_base(), length_ratio=0.5)
+
+
 def test_the_wrong_entry_is_one_that_is_right_elsewhere(routable: list[Question]) -> None:
     """Of what deceives, the entry that was wrong least often beyond being right; a name alone tells nothing then."""
     settings = SynthesizeSettings(candidates=3, length_ratio=0.5)

@@ -145,6 +145,9 @@ class SynthesizeSettings(Settings):
     """``builtin`` or ``openai:MODEL@URL``; the paper uses annotators."""
     length_ratio: float = 0.2
     """Largest relative difference in length between chosen and rejected; not in the paper."""
+    elsewhere: bool = False
+    """Whether the deceptive response of a question that every defect answers alike (a place, an outline) looks for the mark
+    elsewhere and is wrong, instead of differing in the path alone; not in the paper."""
     unrouted: bool = True
     """Whether each pair also holds a wrong answer under the right entry, for the ablation by Equation (4): a third response to
     write, which a teacher behind a server takes half as many requests more for."""

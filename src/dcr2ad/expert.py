@@ -24,7 +24,7 @@ from torch.nn import functional
 from dcr2ad.artifacts import write_bytes
 from dcr2ad.errors import InputError
 from dcr2ad.images import content_digest, load_image
-from dcr2ad.kinds import Gallery, hot_features
+from dcr2ad.kinds import TURNS, Gallery, hot_features
 from dcr2ad.limits import SHARE, own_limit
 from dcr2ad.models.nano import NAME, build_nano
 from dcr2ad.models.placement import cpu_has_bfloat16
@@ -117,7 +117,7 @@ class Expert:
         if self.gallery is not None:
             kinds = self.held_out.get(content_digest(image_path)) if self.held_out else None
             if kinds is None:
-                kinds = self.gallery.guess(self.hot_features(image_path, reference_paths, findings, anomaly))
+                kinds = self.gallery.guess(self.hot_features(image_path, reference_paths, findings, anomaly)[0])
             findings = findings.model_copy(update={"kinds": kinds})
         return findings, anomaly
 
@@ -154,10 +154,15 @@ class Expert:
         return self._own_limits[key]
 
     def hot_features(
-        self, image_path: str | Path, reference_paths: Sequence[str | Path], findings: ExpertFindings, anomaly: np.ndarray
+        self,
+        image_path: str | Path,
+        reference_paths: Sequence[str | Path],
+        findings: ExpertFindings,
+        anomaly: np.ndarray,
+        turns: Sequence[Image.Transpose | None] = TURNS[:1],
     ) -> np.ndarray:
         """What a gallery reads of the hot spot, beside the first reference; see `dcr2ad.kinds.hot_features`."""
-        return hot_features(self._tower, load_image(image_path), load_image(reference_paths[0]), findings, anomaly)
+        return hot_features(self._tower, load_image(image_path), load_image(reference_paths[0]), findings, anomaly, turns)
 
     def _ordinary_beside(self, paths: Sequence[str | Path], references: Sequence[Features]) -> float:
         """Their `self_distance`, kept for the last references: a line's parts are all inspected beside the same ones."""

@@ -34,6 +34,11 @@ ROOM = 1.6
 """Side of the wider crop in sides of the hot region."""
 RIDGE = 0.1
 """Weight of the penalty, as a share of the mean squared length of the features."""
+TURNS = (None, Image.Transpose.ROTATE_180, Image.Transpose.TRANSPOSE, Image.Transpose.ROTATE_90)
+"""How crops are turned for fitting, the first as it is asked: a kind is the same whichever way it lies. docs/nano.md has what
+that is worth."""
+FOLDS = 20
+"""Parts that the groups are dealt into for held-out guesses."""
 FEWEST = 3
 """A kind seen less often is left out: nothing can be held out of it."""
 FILE = "kinds.npz"
@@ -126,7 +131,12 @@ def gallery_beside(model: str) -> Gallery | None:
 
 
 def hot_features(
-    tower: VisionTower, image: Image.Image, reference: Image.Image, findings: ExpertFindings, anomaly: np.ndarray
+    tower: VisionTower,
+    image: Image.Image,
+    reference: Image.Image,
+    findings: ExpertFindings,
+    anomaly: np.ndarray,
+    turns: Sequence[Image.Transpose | None] = TURNS[:1],
 ) -> np.ndarray:
     """Features of the hot spot in two crops: of the whole hot region, and closely round the peak.
 
@@ -139,11 +149,13 @@ def hot_features(
         reference: a sound part.
         findings: what the expert found; its box, where there is one, is the hot region.
         anomaly: its map, square.
+        turns: how the crops are turned, one row each.
 
     Returns:
-        float32, ``(2 * 3 * 6 * 384,)``.
+        float32, ``(turns, 2 * 3 * 6 * 384)``.
     """
-    crops = [to_pixels(_cut(shown, box), (SIDE, SIDE)) for box in _boxes(findings, anomaly) for shown in (image, reference)]
+    cuts = [_cut(shown, box) for box in _boxes(findings, anomaly) for shown in (image, reference)]
+    crops = [to_pixels(cut if turn is None else cut.transpose(turn), (SIDE, SIDE)) for turn in turns for cut in cuts]
     seen = tower(torch.stack(crops), LAYERS)
     pooled = []
     for own, sound in zip(seen[::2], seen[1::2], strict=True):
@@ -152,7 +164,7 @@ def hot_features(
         parts = [own.mean((1, 2)), change.mean((1, 2)), own.amax((1, 2)), change.abs().amax((1, 2))]
         parts += [own[:, middle, middle].mean((1, 2)), change[:, middle, middle].mean((1, 2))]
         pooled.append(torch.cat(parts, -1))
-    return torch.stack(pooled).flatten().numpy()
+    return torch.stack(pooled).view(len(turns), -1).numpy()
 
 
 def fit_gallery(
@@ -160,10 +172,10 @@ def fit_gallery(
 ) -> tuple[Gallery, list[tuple[KindGuess, ...]]]:
     """Fit by ridge regression, each kind counting alike, and guess every item without its own group.
 
-    What training prompts tell must be as often wrong as at use: so they get the held-out guesses.
+    What training prompts tell must be as often wrong as at use: so they get the held-out guesses, of the first turn.
 
     Args:
-        features: shape ``(N, D)``.
+        features: shape ``(N, T, D)``: T turns of each, the first as it is asked.
         keys: N entries.
         titles: their titles.
         groups: physical item of each; an item is never guessed by a reader that saw another photograph of it.
@@ -178,16 +190,24 @@ def fit_gallery(
     names = sorted(key for key, count in counts.items() if count >= FEWEST)
     if len(names) < 2:
         raise InputError(f"kinds cannot be told apart from {len(keys)} labelled defects", f"At least two, {FEWEST} of each")
-    kept = np.array([number for number, key in enumerate(keys) if key in names])
+    kept = [number for number, key in enumerate(keys) if key in names]
     truth = np.array([names.index(keys[number]) for number in kept])
-    of_group = np.array([groups[number] for number in kept])
     data = features[kept].astype(np.float32)
-    centre, weights, offset = _ridge(data, truth, len(names))
-    held_out = np.zeros((len(kept), len(names)), dtype=np.float32)
-    for group in dict.fromkeys(of_group.tolist()):
-        out = of_group == group
-        own = _ridge(data[~out], truth[~out], len(names))
-        held_out[out] = (data[out] - own[0]) @ own[1] + own[2]
+    count, turns, size = data.shape
+    centre = data.mean((0, 1))
+    rows = (data - centre).reshape(count * turns, size)
+    truths = np.repeat(truth, turns)
+    gram = rows @ rows.T
+    coefficients, offset = _ridge(gram, truths, len(names))
+    weights = rows.T @ coefficients
+    dealt = {group: number % FOLDS for number, group in enumerate(dict.fromkeys(groups[number] for number in kept))}
+    fold = np.array([dealt[groups[number]] for number in kept])
+    held_out = np.zeros((count, len(names)), dtype=np.float32)
+    for part in range(min(FOLDS, len(dealt))):
+        asked, seen = np.flatnonzero(fold == part) * turns, np.flatnonzero(np.repeat(fold != part, turns))
+        among, beside = gram[np.ix_(seen, seen)], gram[np.ix_(asked, seen)]
+        own, level = _ridge(among, truths[seen], len(names))
+        held_out[fold == part] = (beside - beside.mean(1, keepdims=True) - among.mean(0) + among.mean()) @ own + level
     title_of = dict(zip(keys, titles, strict=True))
     temperature = _temperature(held_out, truth)
     gallery = Gallery(tuple(names), tuple(title_of[name] for name in names), centre, weights, offset, temperature)
@@ -197,16 +217,23 @@ def fit_gallery(
     return gallery, guesses
 
 
-def _ridge(data: np.ndarray, truth: np.ndarray, kinds: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Centre, weights and offset; solved in the space of the items, of which there are fewer than features."""
+def _ridge(gram: np.ndarray, truth: np.ndarray, kinds: int) -> tuple[np.ndarray, np.ndarray]:
+    """What each of M items adds to the weights, ``(M, K)``, and the offset; items of a kind share one unit of weight.
+
+    Solved in the space of the items, of which there are fewer than features.
+
+    Args:
+        gram: products of the items with each other, ``(M, M)``; centred here.
+        truth: index of each item's kind.
+        kinds: K.
+    """
     target = np.eye(kinds, dtype=np.float32)[truth]
     item = 1 / np.sqrt(np.maximum(target.sum(0), 1))[truth]
-    centre = data.mean(0)
     offset = (target * item[:, None] ** 2).sum(0) / (item**2).sum()
-    rows = (data - centre) * item[:, None]
-    gram = rows @ rows.T
-    gram[np.diag_indices_from(gram)] += RIDGE * np.trace(gram) / len(gram)
-    return centre, rows.T @ np.linalg.solve(gram, (target - offset) * item[:, None]), offset
+    level = gram.mean(0)
+    own = (gram - level - level[:, None] + level.mean()) * np.outer(item, item)
+    own[np.diag_indices_from(own)] += RIDGE * np.trace(own) / len(own)
+    return item[:, None] * np.linalg.solve(own, (target - offset) * item[:, None]), offset
 
 
 def _temperature(scores: np.ndarray, truth: np.ndarray) -> float:

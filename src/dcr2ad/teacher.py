@@ -13,6 +13,7 @@ import random
 from dataclasses import dataclass
 from typing import Protocol
 
+from dcr2ad.balance import LOOK_END
 from dcr2ad.geometry import Geometry, sample_geometry
 from dcr2ad.parsing import LETTERS
 from dcr2ad.places import PLACES
@@ -133,7 +134,8 @@ def _scene(
 ) -> _Scene:
     """What the argument points at: the mask where it claims a defect and there is one, else the expert's hot spot.
 
-    A wrong answer under the right entry sees what it concludes: no defect where there is one, or the mark somewhere else.
+    A wrong answer that does not follow from its entry sees what it concludes: no defect where there is one, or the mark
+    somewhere else, or of another outline.
     """
     claims_defect = question.sample.is_anomalous if entry is None else not entry.is_normal
     if question.subtask is Subtask.DETECTION:
@@ -145,11 +147,16 @@ def _scene(
     cell = mask.cell if mask else findings.cell if findings else None
     # Size and shape are the expert's, which the prompt shows, unless the question asks for them by the mask.
     measured = mask if mask and (hot is None or question.provenance.get("verified") == "mask") else hot
-    look = (size_word(measured.extent), shape_word(measured.elongation)) if measured else ()
-    tone = (tone_words(hot.tone),) if hot else ()
-    if answer != question.answer and question.subtask is Subtask.LOCALIZATION and question.options[answer] in PLACES:
-        cell = PLACES.index(question.options[answer])
-    return _Scene(claims_defect, "" if cell is None else at_place(cell), look + tone)
+    look: tuple[str, ...] = (size_word(measured.extent), shape_word(measured.elongation)) if measured else ()
+    tone: tuple[str, ...] = (tone_words(hot.tone),) if hot else ()
+    place = "" if cell is None else at_place(cell)
+    concluded = question.options[answer]
+    if answer != question.answer and question.subtask is Subtask.LOCALIZATION and concluded in PLACES:
+        place = at_place(PLACES.index(concluded))
+    if answer != question.answer and question.subtask is Subtask.DESCRIPTION and LOOK_END in concluded:
+        outline, _, place = concluded.partition(LOOK_END)
+        look, tone = tuple(outline.lower().split(", ")), ()
+    return _Scene(claims_defect, place, look + tone)
 
 
 def _report(question: Question, scene: _Scene, findings: ExpertFindings | None, rng: random.Random) -> str:

@@ -22,7 +22,7 @@ from dcr2ad.datasets.onto import Planned, draw_planned, plan_defects
 from dcr2ad.errors import ImageError, InputError
 from dcr2ad.expert import Expert
 from dcr2ad.images import content_digest
-from dcr2ad.kinds import FILE, fit_gallery, load_gallery
+from dcr2ad.kinds import FILE, TURNS, fit_gallery, load_gallery
 from dcr2ad.knowledge import KnowledgeBase
 from dcr2ad.types import KindGuess, Record, Sample
 
@@ -51,7 +51,7 @@ class KindsSummary(Record):
 
 
 class _Seen(Record):
-    """Features of one defect, kept until the gallery is fitted."""
+    """Features of one defect in every turn, kept until the gallery is fitted."""
 
     sample: Sample
     features: str
@@ -97,7 +97,7 @@ def fit_kinds(
     planned = {item.sample.image: item for item in _plan(every, drawn, out / "drawn", knowledge_base, seed)}
     samples = [sample for sample in every if sample.is_anomalous] + [item.sample for item in planned.values()]
     inputs = {"samples": digest_records(every), "knowledge": knowledge_base.digest}
-    config = {"split": split, "datasets": list(datasets), "drawn": drawn}
+    config = {"split": split, "datasets": list(datasets), "drawn": drawn, "turns": len(TURNS)}
     with StageFolder(out, stage="kinds", config=config, inputs=inputs, seed=seed, fresh=fresh) as folder:
         if folder.done:
             return KindsSummary.model_validate(folder.manifest.summary)
@@ -108,7 +108,7 @@ def fit_kinds(
         kept = [row.sample for row in seen]
         keys = [str(sample.right_key) for sample in kept]
         titles = [knowledge_base.get(key).title for key in keys]
-        features = np.stack([np.frombuffer(b64decode(row.features), dtype=np.float16) for row in seen])
+        features = np.stack([np.frombuffer(b64decode(row.features), dtype=np.float16).reshape(len(TURNS), -1) for row in seen])
         gallery, guesses = fit_gallery(features, keys, titles, [sample.item for sample in kept])
         told = {
             content_digest(sample.image): [guess.model_dump() for guess in found]
@@ -150,7 +150,7 @@ def _look(
                     if sample.image in planned:
                         draw_planned(planned[sample.image])
                     findings, anomaly = expert.inspect(sample.image, sample.references)
-                    features = expert.hot_features(sample.image, sample.references, findings, anomaly)
+                    features = expert.hot_features(sample.image, sample.references, findings, anomaly, TURNS)
                 except ImageError as error:
                     reason = f"no defect could be drawn: {error.what}" if sample.image in planned else "image cannot be read"
                 else:

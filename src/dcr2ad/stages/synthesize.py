@@ -131,7 +131,8 @@ def make_pair(
     chosen_wrong = _wrong(question, right, knowledge_base, seed, ranking, balance)
     if chosen_wrong is None:
         return "no deceptive entry leads to an option of the question"
-    wrong, deception, answer = chosen_wrong
+    wrong, deception, led_to = chosen_wrong
+    answer = _wrong_answer(question, led_to, seed) if settings.elsewhere else led_to
     listed = candidates_for(right_key, wrong.key, question.sample, knowledge_base, count=settings.candidates, seed=seed)
     asked = question.model_copy(update={"candidates": listed, "response": None})
     pair = PreferencePair(
@@ -144,7 +145,7 @@ def make_pair(
         wrong_strength=deception.strength,
         chosen=teacher.write_under(right, asked, asked.answer),
         rejected=teacher.write_under(wrong, asked, answer),
-        kind="path" if answer == asked.answer else "answer",
+        kind="path" if answer == asked.answer else "answer" if answer == led_to else "elsewhere",
         unrouted=teacher.write_under(right, asked, _wrong_answer(asked, answer, seed)) if settings.unrouted else None,
     )
     return check_pair(pair, knowledge_base, length_ratio=settings.length_ratio) or pair
@@ -164,17 +165,22 @@ def check_pair(pair: PreferencePair, knowledge_base: KnowledgeBase, *, length_ra
             return f"the {name} response does not parse"
         if trajectory.entry != entry.title:
             return f"the {name} response selects another entry than its own"
-        if answer_under(entry, pair.question) != trajectory.answer:
+        if answer_under(entry, pair.question) != trajectory.answer and not (name == "rejected" and _is_elsewhere(pair, wrong)):
             return f"the {name} answer does not follow from its entry"
     if not {pair.right_key, pair.wrong_key} <= set(pair.question.candidates):
         return "the prompt does not list both entries"
     if pair.chosen.answer != pair.question.answer:
         return "the chosen answer is wrong"
-    if (pair.kind == "answer") == (pair.rejected.answer == pair.question.answer):
+    if (pair.kind != "path") == (pair.rejected.answer == pair.question.answer):
         return "the rejected answer does not fit the kind of the pair"
     if _lengths_differ(pair.chosen, pair.rejected, length_ratio):
         return f"the responses differ by more than {length_ratio:.0%} in length"
     return "" if pair.unrouted is None else _check_unrouted(pair, pair.unrouted, right, length_ratio)
+
+
+def _is_elsewhere(pair: PreferencePair, wrong: KnowledgeEntry) -> bool:
+    """Whether the rejected response is wrong by where it looks alone: its entry would lead to the right answer."""
+    return pair.kind == "elsewhere" and answer_under(wrong, pair.question) == pair.question.answer != pair.rejected.answer
 
 
 def _check_unrouted(pair: PreferencePair, unrouted: Trajectory, right: KnowledgeEntry, length_ratio: float) -> str:

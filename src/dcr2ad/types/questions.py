@@ -236,7 +236,9 @@ class PreferencePair(Record):
     """y_w = (p_w, c_w, A_w)."""
     rejected: Trajectory
     """y_l = (p_l, c_l, A_l)."""
-    kind: Literal["answer", "path"]
-    """``answer``: the answers differ; ``path``: the answer does not depend on the knowledge, only the path differs."""
+    kind: Literal["answer", "path", "elsewhere"]
+    """``answer``: the answers differ, each following from its entry; ``path``: the answer does not depend on the knowledge,
+    only the path differs; ``elsewhere``: nor does it, but the rejected response is wrong by where it sees the mark, or how
+    large (not in the paper)."""
     unrouted: Trajectory | None = None
     """y_l of plain DPO (Equation 4), the ablation: a wrong answer under k_w, so that no knowledge is chosen wrongly."""
