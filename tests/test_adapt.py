@@ -20,8 +20,8 @@ from dcr2ad.errors import InputError
 from dcr2ad.limits import LEAST
 from dcr2ad.models.adapters import MARKER, TrainedModel, read_trained
 from dcr2ad.models.hf import HFModel
-from dcr2ad.stages.adapt import BESIDE, HOUR, _settings, adapt
-from dcr2ad.types import Question
+from dcr2ad.stages.adapt import BESIDE, HOUR, _settings, _strength, adapt
+from dcr2ad.types import ExpertFindings, Question, Sample
 from tests.tiny import tiny_internvl, tiny_photograph
 
 SMALL = """
@@ -55,6 +55,31 @@ context = "none"
 @contextmanager
 def bar(label: str) -> Iterator[Callable[[int, int], None]]:
     yield lambda done, total: None
+
+
+@pytest.mark.parametrize(("from_on", "taken"), [(1.0, 1.0), (1.6, 1.6), (9.9, 2.4)])
+def test_defects_are_drawn_as_strongly_as_the_expert_needs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, from_on: float, taken: float
+) -> None:
+    """The weakest strength of which the expert sees half, else the strongest; known to a run that goes on."""
+    write_drawn(tmp_path / "drawn", 1, seed=0, size=112)
+    line = [sample for sample in read_folder(tmp_path / "drawn") if not sample.is_anomalous]
+
+    def inspect(sample: Sample, *_: object) -> tuple[Sample, None]:
+        assert sample.references and sample.references[0] not in {sample.image}
+        strong = float(Path(sample.image).parents[2].name) >= from_on
+        found = ExpertFindings(
+            score=5.0 if strong else 1.0, raw=0, threshold=3, cell=0, cells=(0.0,) * 9, extent=0, elongation=1, tone="same"
+        )
+        return sample.model_copy(update={"expert": found}), None
+
+    monkeypatch.setattr("dcr2ad.stages.adapt.Expert", lambda: None)
+    monkeypatch.setattr("dcr2ad.stages.adapt.inspect_sample", inspect)
+    said: list[str] = []
+    assert _strength(line, [], tmp_path / "out", 0, bar, said.append) == taken
+    assert f"drawn at {taken:g}" in said[0] and not (tmp_path / "out" / "tried").exists()
+    monkeypatch.delattr("dcr2ad.stages.adapt.inspect_sample")
+    assert _strength(line, [], tmp_path / "out", 0, bar, said.append) == taken and len(said) == 1
 
 
 def test_plain_photographs_an_index_and_good_folders_are_read(tmp_path: Path) -> None:

@@ -64,6 +64,16 @@ def test_the_mask_is_what_differs_from_the_photograph_and_kinds_resolve(line: Pa
     assert sorted(of_one, key=str) == sorted(DEFECT_KINDS)
 
 
+def test_a_scale_makes_drawn_defects_larger(line: Path, tmp_path: Path) -> None:
+    areas = []
+    for scale in (1.0, 2.0):
+        folder = tmp_path / f"{scale:g}"
+        (planned, *_) = plan_defects(_good(line), 1, folder, BASE, seed=3, kinds=["hole"], scale=scale)
+        draw_planned(planned)
+        areas.append(load_mask(planned.sample.masks[0]).sum())
+    assert areas[1] > 2 * areas[0] > 0
+
+
 @pytest.mark.parametrize("kind", DEFECT_KINDS)
 def test_a_lower_strength_is_smaller_or_paler_never_a_pale_hole(kind: str) -> None:
     image = _printed(200, 200)

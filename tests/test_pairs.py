@@ -71,11 +71,11 @@ def test_llamafactory_export(tmp_path: Path) -> None:
 
 
 def test_examples_page(tmp_path: Path) -> None:
-    pairs = tiny_pairs(tmp_path, 30)
+    pairs = tiny_pairs(tmp_path, 7)
     page = render_pairs(pairs, BASE, shown=5)
-    assert page.count("<section") == 5 and "5 of 30 pairs" in page
+    assert page.count("<section") == 5 and "5 of 7 pairs" in page
     assert pairs[0].rejected.reasoning in page and "data:image/jpeg" in page
-    assert pairs[0].wrong_reason in page and "similar text 30" in page
+    assert pairs[0].wrong_reason in page and "similar text 7" in page
     assert "http" not in page.split("</style>")[1]
     Path(pairs[0].question.sample.image).unlink()
     assert "query" in render_pairs(pairs, BASE, shown=5)

@@ -67,6 +67,8 @@ class InstructSettings(Settings):
     """Price of a million tokens sent and of a million written, for the cost printed; not in the paper."""
     draw_defects: int = Field(default=0, ge=0, le=100)
     """Defects drawn onto each good photograph, one a picture, taken beside the real ones; not in the paper."""
+    draw_strength: float = Field(default=1.0, ge=0.25, le=4.0)
+    """Factor on the size, or the opacity, of drawn defects; where texture hides them, more than 1. Not in the paper."""
     expert: bool = True
     """Whether the visual expert's findings are computed and stored for the prompts; not in the paper."""
     references: int = Field(default=1, ge=1, le=32)

@@ -52,6 +52,8 @@ class Planned(NamedTuple):
     """One of `STRENGTHS`."""
     seed: int
     """Decides place, form and size."""
+    scale: float = 1.0
+    """Factor on the difficulty's strength."""
 
 
 def plan_defects(
@@ -62,6 +64,7 @@ def plan_defects(
     *,
     seed: int,
     kinds: Sequence[str] = DEFECT_KINDS,
+    scale: float = 1.0,
 ) -> Iterator[Planned]:
     """Decide what is drawn onto each good photograph; nothing is read or written.
 
@@ -76,6 +79,7 @@ def plan_defects(
         knowledge_base: resolves each kind to the entry that applies.
         seed: seed of everything drawn by lot.
         kinds: kinds to choose from.
+        scale: factor on the strength of every difficulty.
     """
     for source in good:
         if source.is_anomalous:
@@ -89,7 +93,7 @@ def plan_defects(
             sample = _planned_sample(source, label_of(kind, source.object), drawing, folder)
             (known,) = with_knowledge([sample], knowledge_base)
             if known.right_key is not None:
-                yield Planned(known, kind, source, difficulty, drawing)
+                yield Planned(known, kind, source, difficulty, drawing, scale)
 
 
 def label_of(kind: str, object_name: str) -> str:
@@ -111,8 +115,9 @@ def draw_planned(planned: Planned) -> None:
     if picture_file.is_file() and mask_file.is_file():
         return
     photograph, kind = load_image(planned.source.image), planned.kind
+    strength = planned.scale * STRENGTHS[planned.difficulty]
     for attempt in range(_TRIES):
-        picture, mask = draw_defect(photograph, kind, seed=planned.seed + attempt, strength=STRENGTHS[planned.difficulty])
+        picture, mask = draw_defect(photograph, kind, seed=planned.seed + attempt, strength=strength)
         if _is_seen(photograph, picture, mask):
             break
     else:

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from dcr2ad.datasets.good import evenly
 from dcr2ad.errors import ImageError
 from dcr2ad.images import load_image
 from dcr2ad.knowledge.base import KnowledgeBase
@@ -23,8 +24,7 @@ _SIDE = 260
 
 def render_pairs(pairs: Sequence[PreferencePair], knowledge_base: KnowledgeBase, *, shown: int = SHOWN) -> str:
     """The page; at most `shown` pairs, spread evenly over all."""
-    step = max(1, -(-len(pairs) // shown))
-    items = [_item(pair, knowledge_base) for pair in pairs[::step]]
+    items = [_item(pair, knowledge_base) for pair in evenly(pairs, shown)]
     counts = Counter(pair.wrong_kind for pair in pairs if pair.wrong_kind)
     kinds = ", ".join(f"{kind} {count}" for kind, count in counts.most_common())
     return render("pairs.html.j2", title="Preference pairs", total=len(pairs), items=items, letters=LETTERS, kinds=kinds)

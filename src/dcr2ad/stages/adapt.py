@@ -7,12 +7,16 @@ teach elsewhere. Knows nothing about what happens inside a stage: `dcr2ad.stages
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from dcr2ad.artifacts import write_text
 from dcr2ad.config import (
     EvaluateSettings,
     InstructSettings,
@@ -23,8 +27,8 @@ from dcr2ad.config import (
     Variant,
 )
 from dcr2ad.datasets.good import bench_split, evenly, forbid_bench, good_photographs, usable, write_index
-from dcr2ad.datasets.onto import write_onto
-from dcr2ad.errors import InputError
+from dcr2ad.datasets.onto import draw_planned, plan_defects, write_onto
+from dcr2ad.errors import ImageError, InputError
 from dcr2ad.expert import Expert
 from dcr2ad.kinds import FILE
 from dcr2ad.knowledge.base import KnowledgeBase
@@ -32,6 +36,7 @@ from dcr2ad.limits import LEAST
 from dcr2ad.models.adapters import adapter_of
 from dcr2ad.models.hf import trained_folder
 from dcr2ad.models.shipped import full_name
+from dcr2ad.stages.findings import inspect_sample
 from dcr2ad.stages.instruct import build_benchmark
 from dcr2ad.stages.kinds import expert_with_kinds
 from dcr2ad.stages.run import Given, ProgressBar, Subset, run_recipe
@@ -45,6 +50,12 @@ ENOUGH = 3 * BESIDE
 """Photographs from which on so many can be spared."""
 DRAWN_EACH = 3
 """Defects drawn onto each held-out photograph."""
+SCALES = (1.0, 1.6, 2.4)
+"""Strengths of drawn defects that are tried: of the weakest the expert must see `SEEN`, or else the last is taken."""
+SEEN = 0.5
+"""Share of drawn defects that must pass the line's limit: of what the expert misses, its findings teach nothing."""
+TRIED = 24
+"""Defects drawn to try a strength."""
 PICTURES = 320
 """Pictures trained on, about: the fewer the photographs, the more defects are drawn onto each."""
 MODEL = "model"
@@ -62,7 +73,7 @@ _SHAPE = ("lora_rank", "lora_alpha", "train_projector", "freeze_vision")
 """Settings that one adapter has from its first training to its last."""
 HOUR = Recipe(
     name="adapt",
-    instruct=InstructSettings(direct_share=0.2, listed_share=0.0, supported_only=True, hard_share=0.9),
+    instruct=InstructSettings(direct_share=0.2, listed_share=0.15, exchanged_share=0.5, supported_only=True, hard_share=0.9),
     sft=SftSettings.model_validate(
         {
             **_TRAINING,
@@ -162,6 +173,9 @@ def adapt(
     line = [sample for sample in line if sample.item not in shown]
     write_index(held_out, line, out / "good", beside=beside)
     settings = _settings(recipe or HOUR, len(line), full_name(model), seed, references=len(beside) or 1)
+    if recipe is None:
+        strength = _strength(line, beside, out, seed, bar, say)
+        settings = settings.model_copy(update={"instruct": settings.instruct.model_copy(update={"draw_strength": strength})})
     kinds = trained_folder(model)
     kinds = kinds if kinds is not None and (kinds / FILE).is_file() else None
     asked = bench if bench is not None and bench.is_file() else out / "bench" / "questions.jsonl"
@@ -194,6 +208,42 @@ def _settings(recipe: Recipe, photographs: int, model: str, seed: int, *, refere
     if recipe.evaluate.protocols == () and recipe.evaluate.grid is None:
         fixed["evaluate"] = HOUR.evaluate
     return recipe.model_copy(update=fixed)
+
+
+def _strength(
+    line: Sequence[Sample], beside: Sequence[Sample], out: Path, seed: int, bar: ProgressBar, say: Callable[[str], None]
+) -> float:
+    """How strongly defects are drawn onto this line, one of `SCALES`; kept in a file, so that a stopped run goes on with it."""
+    file = out / "strength.json"
+    if file.is_file():
+        return float(json.loads(file.read_text(encoding="utf-8"))["strength"])
+    knowledge, expert = KnowledgeBase.builtin(), Expert()
+    good = [sample.model_copy(update={"references": _others(sample, line, beside)}) for sample in evenly(line, TRIED)]
+    shares: dict[float, float] = {}
+    with bar("how strongly to draw") as update:
+        for number, scale in enumerate(SCALES):
+            folder = out / "tried" / f"{scale:g}"
+            planned = plan_defects(good, -(-TRIED // len(good)), folder, knowledge, seed=seed, scale=scale)
+            seen = []
+            for item in islice(planned, TRIED):
+                with suppress(ImageError):
+                    draw_planned(item)
+                    found = inspect_sample(item.sample, expert, knowledge)[0].expert
+                    seen.append(found is not None and found.is_anomalous)
+                update(number * TRIED + len(seen), len(SCALES) * TRIED)
+            shares[scale] = sum(seen) / max(1, len(seen))
+            if shares[scale] >= SEEN:
+                break
+    told = ", ".join(f"{share:.0%} at {scale:g}" for scale, share in shares.items())
+    say(f"drawn defects that the visual expert sees: {told} times the ordinary strength; drawn at {scale:g}")
+    shutil.rmtree(out / "tried", ignore_errors=True)
+    write_text(file, json.dumps({"strength": scale, "seen": shares}) + "\n")
+    return scale
+
+
+def _others(sample: Sample, line: Sequence[Sample], beside: Sequence[Sample]) -> tuple[str, ...]:
+    """What a photograph is compared with: those set aside, else the first other one."""
+    return tuple(other.image for other in beside) or tuple(o.image for o in line if o.image != sample.image)[:1]
 
 
 def _build_bench(

@@ -70,7 +70,8 @@ def build_instructions(
     planned: list[Planned] = []
     if settings.draw_defects:
         folder = Path(out) / "drawn"
-        planned = list(plan_defects(chosen[0], settings.draw_defects, folder, knowledge_base, seed=seed))
+        drawn = plan_defects(chosen[0], settings.draw_defects, folder, knowledge_base, seed=seed, scale=settings.draw_strength)
+        planned = list(drawn)
     return Build(
         chosen,
         knowledge_base,
