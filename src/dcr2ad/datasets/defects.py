@@ -20,7 +20,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from PIL import Image
 
-from dcr2ad.datasets import broken, marks, patterns
+from dcr2ad.datasets import broken, circuits, marks, patterns
 from dcr2ad.datasets.foreground import estimate_foreground, estimate_light, has_outline, reduced
 from dcr2ad.datasets.surface import Layer, Surface, box_mean, smoothed
 from dcr2ad.datasets.two_tone import binarised, two_levels
@@ -44,8 +44,8 @@ class _Kind(NamedTuple):
     paint: Callable[[Surface, random.Random], Layer]
     reach: float
     """How far the defect reaches from its spot, in the part's size."""
-    where: Literal["inner", "border", "pattern"] = "inner"
-    """Where the spot lies: well inside, on the border, or where the part has a pattern."""
+    where: Literal["inner", "border", "pattern", "track"] = "inner"
+    """Where the spot lies: well inside, on the border, where the part has a pattern, or on a track's border."""
     pale: bool = False
     """Whether it may be faint, since the part shines through; the others get smaller instead: a pale hole is no hole."""
 
@@ -68,6 +68,9 @@ _KINDS: dict[str, _Kind] = {
 }
 DEFECT_KINDS = tuple(_KINDS)
 """What can be drawn; each name is also the label knowledge resolves."""
+_KINDS |= {kind: _Kind(circuits.painter(kind), 0.32, "track") for kind in circuits.CIRCUITS}
+_MOST_COPPER = 0.45
+"""Share of black above which a board's copper may be what is white."""
 
 
 def draw_defect(
@@ -83,7 +86,7 @@ def draw_defect(
 
     Args:
         image: the photograph, RGB.
-        kind: one of `DEFECT_KINDS`.
+        kind: one of `DEFECT_KINDS`; on a board in black and white, copper black, one of `dcr2ad.datasets.circuits.CIRCUITS`.
         seed: decides place, form and size.
         foreground: boolean mask of the part, shape ``(height, width)``; None estimates it.
         strength: above 0; below 1 is harder to see. Opacity of scratches, cracks, dirt and discolouration, size of the others:
@@ -97,21 +100,27 @@ def draw_defect(
     Raises:
         UnknownNameError: no such kind.
         ImageError: the photograph is over `MOST_PIXELS`; the foreground is empty or of another size; a chip is wanted of an
-            estimated foreground without outline; or a kind that upsets a pattern where there is none.
+            estimated foreground without outline; a kind that upsets a pattern where there is none; or one of a circuit where
+            there are no black tracks on white.
     """
     if kind not in _KINDS:
-        raise UnknownNameError(f"no drawn defect {kind!r}", f"Kinds: {', '.join(DEFECT_KINDS)}")
+        raise UnknownNameError(f"no drawn defect {kind!r}", f"Kinds: {', '.join(_KINDS)}")
     check_size(image.size)
     photograph = image if image.mode == "RGB" else image.convert("RGB")
     coarse = reduced(photograph)
-    inside = _foreground(photograph, coarse, foreground)
+    how, levels = _KINDS[kind], two_levels(photograph)
+    grey = np.asarray(coarse.convert("L"), dtype=np.float64) / 255
+    if how.where == "track":
+        if levels is None or not 0 < (grey < 0.5).mean() <= _MOST_COPPER:
+            raise ImageError(f"a defect of kind {kind} needs black tracks on white, which are not seen", "Draw another kind")
+        inside = np.ones(grey.shape, dtype=bool)  # a board fills its picture, and what is not copper is part of it as well
+    else:
+        inside = _foreground(photograph, coarse, foreground)
     if kind == "chip" and foreground is None and not has_outline(inside):
         raise ImageError(
             "a chip needs the part's whole outline, which is not seen", "Draw another kind, or give the foreground"
         )
     rng = random.Random(f"{seed}/{kind}")
-    how = _KINDS[kind]
-    grey = np.asarray(coarse.convert("L"), dtype=np.float64) / 255
     spot = _spot(how.where, kind, grey, inside, rng)
     towards = estimate_light(grey, inside) if light is None else light
     box, factor = _window(photograph.size, inside, spot, how.reach)
@@ -123,7 +132,6 @@ def draw_defect(
     if np.ptp(np.asarray(coarse, dtype=np.float64), axis=2).mean() < 2.5:  # a grey camera sees no coloured dirt
         colour = np.broadcast_to(colour.mean(axis=2, keepdims=True), colour.shape)
     picture, mask = _laid_on(photograph, opacity[..., None] * (colour - surface.rgb), opacity, box)
-    levels = two_levels(photograph)
     return binarised(photograph, picture, mask, levels) if levels else (picture, mask)
 
 
@@ -155,6 +163,10 @@ def _spot(where: str, kind: str, grey: np.ndarray, inside: np.ndarray, rng: rand
     size = float(np.sqrt(inside.sum()))
     if where == "border":
         return _border_point(inside, rng)
+    if where == "track":
+        rows, columns = np.nonzero(circuits.track_borders(grey))
+        choice = rng.randrange(len(rows))
+        return float(columns[choice]), float(rows[choice])
     padded = np.pad(inside.astype(np.float64), 1)
     deep = smoothed(padded, size * 0.1)[1:-1, 1:-1] * inside
     good = deep >= min(0.9, float(deep.max()) * 0.97)

@@ -20,8 +20,10 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from dcr2ad.datasets.circuits import CIRCUITS
 from dcr2ad.datasets.defects import DEFECT_KINDS, draw_defect
 from dcr2ad.datasets.folder import ResolvesLabels, with_knowledge
+from dcr2ad.datasets.two_tone import two_levels
 from dcr2ad.errors import ImageError, InputError
 from dcr2ad.images import load_image, write_png
 from dcr2ad.knowledge.objects import domains
@@ -35,6 +37,8 @@ _LEAST_CONTRAST = 14 / 255
 """Mean change within the mask under which a drawn defect is not there for the eye."""
 _LEAST_OF_TEXTURE = 0.6
 """The same, as a share of the spread of grey levels where the defect lies: texture hides it."""
+BOARD = "board"
+"""Domain of the objects that circuits are drawn onto."""
 _TRIES = 5
 """Drawings tried before a defect is given up: on a dark or bright spot some cannot be seen."""
 
@@ -45,7 +49,8 @@ class Planned(NamedTuple):
     sample: Sample
     """The picture it will be; `image` and `masks` are the files to be written."""
     kind: str
-    """One of `dcr2ad.datasets.defects.DEFECT_KINDS`; the sample's label is this, or the object's own word for it."""
+    """One of `dcr2ad.datasets.defects.DEFECT_KINDS` or `dcr2ad.datasets.circuits.CIRCUITS`; the sample's label is this, or the
+    object's own word for it."""
     source: Sample
     """The good photograph."""
     difficulty: str
@@ -63,10 +68,10 @@ def plan_defects(
     knowledge_base: ResolvesLabels,
     *,
     seed: int,
-    kinds: Sequence[str] = DEFECT_KINDS,
+    kinds: Sequence[str] | None = None,
     scale: float = 1.0,
 ) -> Iterator[Planned]:
-    """Decide what is drawn onto each good photograph; nothing is read or written.
+    """Decide what is drawn onto each good photograph; nothing is written, and of photographs boards alone are opened.
 
     Of one photograph's defects each is of another kind while kinds last; difficulties take turns by lot. A kind that the
     knowledge base does not know for the object is left out. A picture's references are its photograph's: other good items,
@@ -78,22 +83,33 @@ def plan_defects(
         folder: where the pictures will stand: ``<object>/<kind>/<name>.png`` and ``<name>_mask.png``.
         knowledge_base: resolves each kind to the entry that applies.
         seed: seed of everything drawn by lot.
-        kinds: kinds to choose from.
+        kinds: kinds to choose from; None: those of circuits on a board in black and white, where a speck of dirt would be an
+            island of copper, and `DEFECT_KINDS` on all else.
         scale: factor on the strength of every difficulty.
     """
     for source in good:
         if source.is_anomalous:
             continue
         rng = random.Random(f"{seed}/onto/{source.dataset}/{source.id}")
+        drawable = _kinds_on(source) if kinds is None else kinds
         order: list[str] = []
         for _ in range(count):
-            order = order or rng.sample(list(kinds), len(kinds))
+            order = order or rng.sample(list(drawable), len(drawable))
             difficulty, drawing = rng.choice(list(STRENGTHS)), rng.getrandbits(32)
             kind = order.pop()
             sample = _planned_sample(source, label_of(kind, source.object), drawing, folder)
             (known,) = with_knowledge([sample], knowledge_base)
             if known.right_key is not None:
                 yield Planned(known, kind, source, difficulty, drawing, scale)
+
+
+def _kinds_on(source: Sample) -> Sequence[str]:
+    if domains(source.object)[0] != BOARD:
+        return DEFECT_KINDS
+    try:
+        return CIRCUITS if two_levels(load_image(source.image)) else DEFECT_KINDS
+    except ImageError:  # said where it is drawn onto
+        return DEFECT_KINDS
 
 
 def label_of(kind: str, object_name: str) -> str:
