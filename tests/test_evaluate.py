@@ -133,7 +133,7 @@ def test_own_wording_reaches_every_prompt_and_the_routing_ones_too(
 
 
 @pytest.mark.parametrize("threshold", [0.99, 0.01])
-def test_the_best_entries_are_listed_and_none_is_prescribed_however_sure_the_router_is(
+def test_the_best_entries_are_listed_and_a_defect_is_prescribed_where_one_is_spoken_of(
     routable: list[Question], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threshold: float
 ) -> None:
     monkeypatch.setattr("dcr2ad.routing.ABSTAIN_BELOW", threshold)
@@ -146,7 +146,9 @@ def test_the_best_entries_are_listed_and_none_is_prescribed_however_sure_the_rou
     model = ScriptedModel(respond, lambda p, option: 0.0 if option.startswith("Dent") else -2.0)
     report = evaluate(model, routable, tiny_base(), EvalProtocol(context="routed", answering="reason"), tmp_path / "e")
     assert report.routing is not None and len(seen) == len(routable)
-    assert all("\nKnowledge:\n- Dent: " in _text(prompt) and not prompt.opening for prompt in seen)
+    assert all("\nKnowledge:\n- Dent: " in _text(prompt) for prompt in seen)
+    openings = {("Any defect?" in _text(prompt), prompt.opening) for prompt in seen}
+    assert openings == {(True, ""), (False, "<knowledge>Dent:")}
     for p in read_records(tmp_path / "e" / "predictions.jsonl", Prediction):
         assert p.routed[0].title == "Dent"
 

@@ -14,8 +14,8 @@ from dcr2ad.models.base import ModelInfo
 from dcr2ad.models.hf import HFModel
 from dcr2ad.models.scripted import ScriptedModel
 from dcr2ad.prompts import build_prompt, detection_question, knowledge_prompt
-from dcr2ad.routing import LISTED, rank_titles, route, route_sample
-from dcr2ad.types import OptionScores, Prompt, RouteMode, Sample
+from dcr2ad.routing import LISTED, rank_titles, route, route_sample, weigh_kinds
+from dcr2ad.types import ExpertFindings, KindGuess, OptionScores, Prompt, RouteMode, Sample
 from tests.tiny import tiny_internvl, tiny_photograph
 
 BASE = KnowledgeBase.builtin()
@@ -53,6 +53,26 @@ def test_the_ranking_is_the_models_own(tmp_path: Path) -> None:
     assert len(routing.listed) == LISTED and {entries[7].key, entries[3].key} <= set(routing.listed)
     # Rank must not show in the order of the list.
     assert list(routing.listed) == sorted(routing.listed)
+
+
+def test_kinds_that_the_expert_tells_are_multiplied_in(tmp_path: Path) -> None:
+    normal, crack, fray, blowhole = (BASE.get(f"General.ceramic.{name}") for name in ("normal", "crack", "fray", "blowhole"))
+    found = {normal.key: 0.4, crack.key: 0.3, fray.key: 0.2, blowhole.key: 0.1}
+    kinds = tuple(KindGuess(key=e.key, title=e.title, probability=p) for e, p in ((fray, 0.8), (crack, 0.2)))
+    weighed = weigh_kinds(found, kinds, BASE)
+    by_hand = {normal.key: 0.4 * 0.82**2, crack.key: 0.3 * 0.22**2, fray.key: 0.2 * 0.82**2, blowhole.key: 0.1 * 0.02**2}
+    assert weighed == pytest.approx({key: value / sum(by_hand.values()) for key, value in by_hand.items()})
+    assert weigh_kinds(found, (), BASE) == found
+    # the order of the normal state and the likeliest kind is the model's own
+    assert weighed[normal.key] / weighed[fray.key] == pytest.approx(2.0)
+    told = ExpertFindings(
+        score=9, raw=1, threshold=3, cell=0, cells=(0.0,) * 9, extent=0.1, elongation=2, tone="darker", kinds=kinds
+    )
+    seen = sample(tmp_path).model_copy(update={"expert": told})
+    model = _prefers(crack.title, fray.title)
+    for mode in ("recall", "hybrid", "listed"):
+        assert route_sample(model, seen, BASE, mode=mode).ranking[0].key == fray.key, mode
+        assert route_sample(model, seen, BASE, mode=mode, expert=False).ranking[0].key == crack.key, mode
 
 
 def test_what_the_object_cannot_have_is_ranked_only_where_asked_for(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from dcr2ad.prompts import (
 )
 from dcr2ad.rankings import at_temperature
 from dcr2ad.types import (
+    KindGuess,
     KnowledgeEntry,
     OptionScores,
     Prompt,
@@ -43,6 +44,10 @@ SHORTLIST = 12
 """Candidates of the mode ``listed`` where none are given."""
 GROUP = 12
 """Titles an endpoint is asked about at a time when it recalls."""
+KINDS_WEIGHT = 2.0
+"""Power to which the kinds that the expert tells are multiplied in: the model, which reads them too, trusts them too little."""
+KINDS_FLOOR = 0.02
+"""Probability of a kind that the expert does not tell, and what is added to that of one it does."""
 ABSTAIN_BELOW = 0.02
 """Threshold of a model without a fitted one: some twice chance, of the hundred and more entries that can apply to an object."""
 NONE_OF_THESE = "None of these"
@@ -88,8 +93,9 @@ def route(
     shares out their probability anew. Lists are ordered by key, so that no rank shows in them, and turned once for each further
     order. The three are not in the paper, which does not say how its 147 entries are offered.
 
-    Probabilities are softmax over length-normalised log-probabilities times the mean length of a title, then brought to the
-    temperature fitted for the model and mode, where there is one (`ModelInfo.routing`).
+    Probabilities are softmax over length-normalised log-probabilities times the mean length of a title. Where the findings in
+    the prompt tell kinds of defect, they are multiplied by those kinds' (`weigh_kinds`), before the best are taken and after.
+    Then they are brought to the temperature fitted for the model and mode, where there is one (`ModelInfo.routing`).
 
     Args:
         model: in-process, or behind an endpoint; there titles are chosen by letter, in groups for recall.
@@ -119,15 +125,18 @@ def route(
     if mode == "listed":
         entries = [knowledge_base.get(key) for key in candidates] or list(_shortlist(asked.sample, knowledge_base))
         found, by_place, steady = _pick(model, asked, entries, orders)
+        found = asked.weighed(found, knowledge_base)
     else:
         sample = asked.sample
         entries = list(knowledge_base if whole_base else knowledge_base.applicable(sample.object, sample.dataset))
-        found = _recall(model, asked, entries)
+        recalled = _recall(model, asked, entries)
+        found = asked.weighed(recalled, knowledge_base)
         best = sorted(found, key=lambda key: (-found[key], key))[:listed]
         if mode == "hybrid" and len(best) > 1:
             picked, by_place, steady = _pick(model, asked, [knowledge_base.get(key) for key in best], orders)
-            mass = sum(found[key] for key in best)
-            found |= {key: probability * mass for key, probability in picked.items()}
+            mass = sum(recalled[key] for key in best)
+            shared = recalled | {key: probability * mass for key, probability in picked.items()}
+            found = asked.weighed(shared, knowledge_base)
     ranking = _ranked(knowledge_base, at_temperature(found, temperature))
     abstained = ranking[0].probability < threshold
     note = RoutingNote(
@@ -170,6 +179,29 @@ def route_sample(
         whole_base=whole_base,
         wording=wording,
     )
+
+
+def weigh_kinds(found: dict[str, float], kinds: Sequence[KindGuess], knowledge_base: KnowledgeBase) -> dict[str, float]:
+    """Probabilities of entries, multiplied by those that the expert gives the kinds of defect (not in the paper).
+
+    A normal state weighs as much as the likeliest kind, so that the kinds decide between defects and not whether there is one.
+
+    Args:
+        found: probability of each entry by the model.
+        kinds: what the expert's findings tell; nothing changes where they tell none.
+        knowledge_base: says which entries are normal states.
+
+    Returns:
+        p times (share + `KINDS_FLOOR`) to the power of `KINDS_WEIGHT`, with the sum that `found` had.
+    """
+    if not kinds:
+        return found
+    told = {kind.key: kind.probability for kind in kinds}
+    likeliest = max(told.values())
+    shares = {key: likeliest if knowledge_base.get(key).is_normal else told.get(key, 0.0) for key in found}
+    weighed = {key: p * (shares[key] + KINDS_FLOOR) ** KINDS_WEIGHT for key, p in found.items()}
+    scale = sum(found.values()) / sum(weighed.values())
+    return {key: value * scale for key, value in weighed.items()}
 
 
 def search_words(sample: Sample) -> str:
@@ -216,6 +248,11 @@ class _Asked(NamedTuple):
             return self._built(self.question, entries)
         shots = len(self.sample.references)
         return open_prompt(self.sample, self.question, entries=entries, expert=self.expert, shots=shots, wording=self.wording)
+
+    def weighed(self, found: dict[str, float], knowledge_base: KnowledgeBase) -> dict[str, float]:
+        """`weigh_kinds` by the findings that stand in the prompt."""
+        told = self.sample.expert if self.expert else None
+        return weigh_kinds(found, told.kinds if told else (), knowledge_base)
 
     def lettered(self, titles: Sequence[str], entries: Sequence[KnowledgeEntry] = ()) -> Prompt:
         """The question which of some titles applies, opened where the letter follows."""

@@ -149,6 +149,7 @@ def write_onto(
     knowledge_base: ResolvesLabels,
     *,
     seed: int,
+    scale: float = 1.0,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[list[Planned], dict[str, int]]:
     """Draw defects onto good photographs and write both in the MVTec layout, ready for any verb that reads a folder.
@@ -166,7 +167,7 @@ def write_onto(
         raise InputError(f"{count} defects on {len(sources)} good photographs are none", "Name a folder of good photographs")
     done: list[Planned] = []
     dropped: Counter[str] = Counter()
-    for number, planned in enumerate(plan_defects(sources, count, out, knowledge_base, seed=seed), 1):
+    for number, planned in enumerate(plan_defects(sources, count, out, knowledge_base, seed=seed, scale=scale), 1):
         shelf, kind, name = _shelf(planned.source), planned.sample.defect or "", Path(planned.sample.image).stem
         image = out / shelf / "test" / kind / f"{name}.png"
         mask = out / shelf / "ground_truth" / kind / f"{name}_mask.png"

@@ -180,7 +180,7 @@ def adapt(
     kinds = kinds if kinds is not None and (kinds / FILE).is_file() else None
     asked = bench if bench is not None and bench.is_file() else out / "bench" / "questions.jsonl"
     if asked != bench:
-        _build_bench(bench, held_out, beside, out, kinds, datasets, seed, bar, say)
+        _build_bench(bench, held_out, beside, out, kinds, datasets, settings.instruct.draw_strength, seed, bar, say)
     done = Adapted(len(line) + len(beside), len(held_out), left_out)
     given = Given(bench=asked, kinds=kinds)
     first, then = Subset(("before", "sft")), Subset(("krdpo",))
@@ -253,6 +253,7 @@ def _build_bench(
     out: Path,
     kinds: Path | None,
     datasets: Sequence[str],
+    strength: float,
     seed: int,
     bar: ProgressBar,
     say: Callable[[str], None],
@@ -262,7 +263,7 @@ def _build_bench(
     source, split = bench, "" if bench is None else bench_split(bench, datasets)
     if source is None:
         source, datasets = out / "held-out", ()
-        write_onto(held, source, DRAWN_EACH, knowledge, seed=seed + 1)
+        write_onto(held, source, DRAWN_EACH, knowledge, seed=seed + 1, scale=strength)
     with bar("benchmark") as update:
         made = build_benchmark(
             source,

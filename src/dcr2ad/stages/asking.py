@@ -29,11 +29,14 @@ from dcr2ad.types import (
     Prompt,
     Question,
     RankedEntry,
+    Subtask,
     Unparsed,
 )
 
 ROUTED_KEPT = 5
 """Entries of a ranking kept in a prediction; a right key further down counts as not found."""
+SAYS_DEFECT = {Subtask.CLASSIFICATION, Subtask.LOCALIZATION, Subtask.DESCRIPTION, Subtask.ANALYSIS}
+"""Sub-tasks whose questions are asked of defective parts alone, and say so."""
 ASKED_TOGETHER = 32
 """Answers asked for in one call at most; those of one image are never taken apart."""
 
@@ -143,8 +146,9 @@ class Asker:
     def _ask(self, group: list[Question]) -> list[tuple[Question, Prompt, tuple[RankedEntry, ...]]]:
         """Questions of one image with their prompts and the image's ranking of knowledge.
 
-        Which of the listed entries a response reasons under the model says itself, question by question: the router has seen
-        the yes/no question alone.
+        A response to a question that says that there is a defect reasons under the router's best defect; which of the listed
+        entries another one reasons under the model says itself, question by question: the router has seen the yes/no question
+        alone.
         """
         sample = group[0].sample
         if self._expert is not None and sample.expert is None and sample.references:
@@ -155,10 +159,14 @@ class Asker:
             group = [question.model_copy(update={"sample": sample}) for question in group]
         entries, ranking = self._context(group[0])
         expert, shots, wording = self._protocol.expert, self._protocol.shots, self._wording
-        return [
-            (question, build_prompt(question, entries=entries, expert=expert, shots=shots, wording=wording), ranking)
-            for question in group
-        ]
+        defect = next((ranked.title for ranked in ranking if not self._base.get(ranked.key).is_normal), "")
+        asked = []
+        for question in group:
+            prompt = build_prompt(question, entries=entries, expert=expert, shots=shots, wording=wording)
+            if defect and question.subtask in SAYS_DEFECT and self._protocol.answering != "score":
+                prompt = prompt.model_copy(update={"opening": f"<knowledge>{defect}:"})
+            asked.append((question, prompt, ranking))
+        return asked
 
     def _context(self, question: Question) -> tuple[tuple[KnowledgeEntry, ...], tuple[RankedEntry, ...]]:
         sample, base, protocol = question.sample, self._base, self._protocol
