@@ -17,7 +17,7 @@ from dcr2ad.parsing import LETTERS, write_response
 from dcr2ad.prompts import DEFAULT_WORDING, Wording, answer_prompt, build_prompt
 from dcr2ad.questions import Rejected
 from dcr2ad.reasoning import write_responses
-from dcr2ad.stages.asking import ask_together
+from dcr2ad.stages.asking import _with, ask_together
 from dcr2ad.stages.evaluate import evaluate
 from dcr2ad.stages.mine import mine_boundary
 from dcr2ad.stages.synthesize import check_pair, make_pair, synthesize_pairs
@@ -31,6 +31,7 @@ from dcr2ad.types import (
     PreferencePair,
     Prompt,
     Question,
+    RankedEntry,
     Sampling,
     Subtask,
     Trajectory,
@@ -130,6 +131,13 @@ def test_own_wording_reaches_every_prompt_and_the_routing_ones_too(
         text for text in seen if DEFAULT_WORDING.instruction in text or "Inspected part" in text or "Knowledge:" in text
     ]
     assert any("\nKnown:" in text for text in seen)
+
+
+def test_what_is_prescribed_is_listed_in_place_of_the_last() -> None:
+    one, two, three = list(tiny_base())[:3]
+    ranking = [RankedEntry(key=e.key, title=e.title, probability=p, score=0) for e, p in ((three, 0.5), (two, 0.3), (one, 0.2))]
+    assert _with(three, [one, two], ranking) == sorted([two, three], key=lambda entry: entry.key)
+    assert _with(three, [one], ranking) == [three]
 
 
 @pytest.mark.parametrize("threshold", [0.99, 0.01])

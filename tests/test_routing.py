@@ -73,6 +73,8 @@ def test_kinds_that_the_expert_tells_are_multiplied_in(tmp_path: Path) -> None:
     for mode in ("recall", "hybrid", "listed"):
         assert route_sample(model, seen, BASE, mode=mode).ranking[0].key == fray.key, mode
         assert route_sample(model, seen, BASE, mode=mode, expert=False).ranking[0].key == crack.key, mode
+    unsure = _prefers(crack.title, normal.title)  # names no frays: they are not listed, whatever the expert tells
+    assert fray.key not in route_sample(unsure, seen, BASE).listed
 
 
 def test_what_the_object_cannot_have_is_ranked_only_where_asked_for(tmp_path: Path) -> None:

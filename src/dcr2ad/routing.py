@@ -94,7 +94,7 @@ def route(
     order. The three are not in the paper, which does not say how its 147 entries are offered.
 
     Probabilities are softmax over length-normalised log-probabilities times the mean length of a title. Where the findings in
-    the prompt tell kinds of defect, they are multiplied by those kinds' (`weigh_kinds`), before the best are taken and after.
+    the prompt tell kinds of defect, they are multiplied by those kinds' at the end (`weigh_kinds`); what hybrid lists is not.
     Then they are brought to the temperature fitted for the model and mode, where there is one (`ModelInfo.routing`).
 
     Args:
@@ -125,19 +125,18 @@ def route(
     if mode == "listed":
         entries = [knowledge_base.get(key) for key in candidates] or list(_shortlist(asked.sample, knowledge_base))
         found, by_place, steady = _pick(model, asked, entries, orders)
-        found = asked.weighed(found, knowledge_base)
     else:
         sample = asked.sample
         entries = list(knowledge_base if whole_base else knowledge_base.applicable(sample.object, sample.dataset))
-        recalled = _recall(model, asked, entries)
-        found = asked.weighed(recalled, knowledge_base)
+        found = _recall(model, asked, entries)
         best = sorted(found, key=lambda key: (-found[key], key))[:listed]
         if mode == "hybrid" and len(best) > 1:
             picked, by_place, steady = _pick(model, asked, [knowledge_base.get(key) for key in best], orders)
-            mass = sum(recalled[key] for key in best)
-            shared = recalled | {key: probability * mass for key, probability in picked.items()}
-            found = asked.weighed(shared, knowledge_base)
-    ranking = _ranked(knowledge_base, at_temperature(found, temperature))
+            mass = sum(found[key] for key in best)
+            found |= {key: probability * mass for key, probability in picked.items()}
+    # Only now: a list of the kinds told makes a small model see a defect in a good part (docs/nano.md).
+    weighed = weigh_kinds(found, asked.kinds, knowledge_base)
+    ranking = _ranked(knowledge_base, at_temperature(weighed, temperature))
     abstained = ranking[0].probability < threshold
     note = RoutingNote(
         mode=mode,
@@ -148,7 +147,7 @@ def route(
     )
     kept = {"listed": len(ranking), "hybrid": listed, "recall": 1}[mode]
     # In the list that was picked from: hybrid's best by recall all stay, even where a temperature reorders nothing else.
-    keys = sorted(found, key=lambda key: (-found[key], key))[:kept] if mode != "hybrid" else best
+    keys = sorted(weighed, key=lambda key: (-weighed[key], key))[:kept] if mode != "hybrid" else best
     return Routing(ranking, tuple(sorted(keys)), note, by_place, steady)
 
 
@@ -249,10 +248,10 @@ class _Asked(NamedTuple):
         shots = len(self.sample.references)
         return open_prompt(self.sample, self.question, entries=entries, expert=self.expert, shots=shots, wording=self.wording)
 
-    def weighed(self, found: dict[str, float], knowledge_base: KnowledgeBase) -> dict[str, float]:
-        """`weigh_kinds` by the findings that stand in the prompt."""
-        told = self.sample.expert if self.expert else None
-        return weigh_kinds(found, told.kinds if told else (), knowledge_base)
+    @property
+    def kinds(self) -> tuple[KindGuess, ...]:
+        """Kinds told by the findings that stand in the prompt."""
+        return self.sample.expert.kinds if self.expert and self.sample.expert else ()
 
     def lettered(self, titles: Sequence[str], entries: Sequence[KnowledgeEntry] = ()) -> Prompt:
         """The question which of some titles applies, opened where the letter follows."""

@@ -146,9 +146,9 @@ class Asker:
     def _ask(self, group: list[Question]) -> list[tuple[Question, Prompt, tuple[RankedEntry, ...]]]:
         """Questions of one image with their prompts and the image's ranking of knowledge.
 
-        A response to a question that says that there is a defect reasons under the router's best defect; which of the listed
-        entries another one reasons under the model says itself, question by question: the router has seen the yes/no question
-        alone.
+        A response to a question that says that there is a defect reasons under the router's best defect, which is listed in
+        place of the last entry where it would not be; which of the listed entries another one reasons under the model says
+        itself, question by question: the router has seen the yes/no question alone.
         """
         sample = group[0].sample
         if self._expert is not None and sample.expert is None and sample.references:
@@ -159,12 +159,14 @@ class Asker:
             group = [question.model_copy(update={"sample": sample}) for question in group]
         entries, ranking = self._context(group[0])
         expert, shots, wording = self._protocol.expert, self._protocol.shots, self._wording
-        defect = next((ranked.title for ranked in ranking if not self._base.get(ranked.key).is_normal), "")
+        defect = next((self._base.get(r.key) for r in ranking if not self._base.get(r.key).is_normal), None)
         asked = []
         for question in group:
-            prompt = build_prompt(question, entries=entries, expert=expert, shots=shots, wording=wording)
-            if defect and question.subtask in SAYS_DEFECT and self._protocol.answering != "score":
-                prompt = prompt.model_copy(update={"opening": f"<knowledge>{defect}:"})
+            said = defect if question.subtask in SAYS_DEFECT and self._protocol.answering != "score" else None
+            listed = entries if said is None or said in entries else _with(said, entries, ranking)
+            prompt = build_prompt(question, entries=listed, expert=expert, shots=shots, wording=wording)
+            if said is not None:
+                prompt = prompt.model_copy(update={"opening": f"<knowledge>{said.title}:"})
             asked.append((question, prompt, ranking))
         return asked
 
@@ -232,6 +234,13 @@ class Asker:
             return read_answer_official(text, options)
         read = parse_response(text, options)
         return read if isinstance(read, Unparsed) else read.answer
+
+
+def _with(entry: KnowledgeEntry, listed: Sequence[KnowledgeEntry], ranking: Sequence[RankedEntry]) -> list[KnowledgeEntry]:
+    """The list with an entry in place of that which ranks last, ordered by key: no rank shows in it."""
+    place = {ranked.key: number for number, ranked in enumerate(ranking)}
+    kept = sorted(listed, key=lambda one: place[one.key])[:-1] if len(listed) > 1 else []
+    return sorted([entry, *kept], key=lambda one: one.key)
 
 
 def _shown(groups: Iterable[list[Question]]) -> set[str]:
