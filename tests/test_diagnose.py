@@ -88,7 +88,11 @@ def test_a_defect_is_told_with_what_it_rests_on(photographs: tuple[Path, Path]) 
     assert "visual expert" in made.description and not made.notes
 
 
-def test_where_the_router_abstains_the_experts_clear_kind_is_the_type(photographs: tuple[Path, Path]) -> None:
+def test_where_the_router_abstains_the_experts_clear_kind_is_the_type(
+    photographs: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dcr2ad.routing.ABSTAIN_BELOW", 0.99)
+
     class Sure(StubExpert):
         probability = 0.9
 
