@@ -108,6 +108,7 @@ def test_where_the_router_abstains_the_experts_clear_kind_is_the_type(
     assert made.routing is not None and made.routing.abstained and made.knowledge is None
     assert made.defect_type == SCRATCH.title and made.sources["defect_type"] == "visual expert"
     assert made.effect == SCRATCH.effect and made.sources["effect"] == "knowledge base"
+    assert made.sources["knowledge"] == "model and visual expert"
     Sure.probability = 0.6
     vague = diagnose(Diagnoser(unsure, BASE, Sure(), "routed"), photographs[0], [photographs[1]])  # type: ignore[arg-type]
     assert vague.defect_type is None and vague.effect == ""

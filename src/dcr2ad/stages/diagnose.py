@@ -109,7 +109,7 @@ def diagnose(
         context=diagnoser.context,
         model=f"{diagnoser.model.info.name} {diagnoser.model.info.digest[:12]}",
         response=response,
-        sources=name_sources(sample, shown, anomalous, told=told is not None),
+        sources=name_sources(sample, shown, anomalous, told=told is not None, routed=bool(case.ranking)),
         notes=tuple(notes),
     )
 

@@ -169,8 +169,11 @@ def describe(sample: Sample, entry: KnowledgeEntry | None, anomalous: bool) -> s
     return " ".join(parts)
 
 
-def name_sources(sample: Sample, entry: KnowledgeEntry | None, anomalous: bool, *, told: bool) -> dict[str, str]:
-    """Who makes each statement of the diagnosis, model, visual expert or knowledge base; `told`: the type is `kind_told`'s."""
+def name_sources(sample: Sample, entry: KnowledgeEntry | None, anomalous: bool, *, told: bool, routed: bool) -> dict[str, str]:
+    """Who makes each statement of the diagnosis, model, visual expert or knowledge base.
+
+    `told`: the type is `kind_told`'s; `routed`: the knowledge was ranked, with the kinds that the expert tells weighed in.
+    """
     sources = {"verdict": "model", "knowledge": "model", "reasoning": "model", "response": "model", "answer": "model"}
     if anomalous:
         sources |= {"location": "model", "defect_type": "visual expert" if told else "model"}
@@ -179,4 +182,6 @@ def name_sources(sample: Sample, entry: KnowledgeEntry | None, anomalous: bool, 
     sources["effect"] = "knowledge base"
     if sample.expert is not None:
         sources |= {"expert": "visual expert", "expert_map": "visual expert"}
+        if routed and sample.expert.kinds:
+            sources["knowledge"] = "model and visual expert"
     return sources
