@@ -168,9 +168,9 @@ def answer_prompt(prompt: Prompt, response: str = "") -> Prompt:
     return prompt.model_copy(update={"opening": prompt.opening + written + ANSWER_OPENING})
 
 
-def knowledge_prompt(prompt: Prompt) -> Prompt:
-    """The same prompt with the response opened where a knowledge title follows, for routing."""
-    return prompt.model_copy(update={"opening": KNOWLEDGE_OPENING})
+def knowledge_prompt(prompt: Prompt, title: str = "") -> Prompt:
+    """The same prompt with the response opened where a knowledge title follows, for routing, or behind a title prescribed."""
+    return prompt.model_copy(update={"opening": KNOWLEDGE_OPENING + (f"{title}:" if title else "")})
 
 
 def describe_findings(findings: ExpertFindings) -> str:

@@ -203,6 +203,12 @@ def weigh_kinds(found: dict[str, float], kinds: Sequence[KindGuess], knowledge_b
     return {key: value * scale for key, value in weighed.items()}
 
 
+def best_defect(ranking: Sequence[RankedEntry], knowledge_base: KnowledgeBase) -> KnowledgeEntry | None:
+    """The most probable entry of a ranking that is no normal state."""
+    entries = (knowledge_base.get(ranked.key) for ranked in ranking)
+    return next((entry for entry in entries if not entry.is_normal), None)
+
+
 def search_words(sample: Sample) -> str:
     """What text search is asked for a photograph: its object and the expert's description."""
     return f"{sample.object} {describe_findings(sample.expert) if sample.expert else ''}"

@@ -9,7 +9,7 @@ mouse bite is not. Not in the paper.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -128,7 +128,7 @@ def painter(kind: str) -> Callable[[Surface, random.Random], Layer]:
     way, of_copper = _WAYS[kind]
 
     def paint(surface: Surface, rng: random.Random) -> Layer:
-        copper = surface.rgb.mean(axis=2) < 0.5
+        copper = copper_of(surface.rgb.mean(axis=2))
         for border in _borders(surface, copper, rng):
             stroke = way(border, rng)
             if stroke is None:
@@ -147,21 +147,25 @@ CIRCUITS = tuple(_WAYS)
 """What can be drawn onto a board in black and white; each name is also the label that knowledge resolves."""
 
 
-def track_borders(grey: np.ndarray) -> np.ndarray:
-    """Where copper, the black of a grey picture (0 to 1), borders on ground; boolean, the copper's side."""
-    copper = np.pad(grey < 0.5, 1, mode="edge")
-    inner = copper[:-2, 1:-1] & copper[2:, 1:-1] & copper[1:-1, :-2] & copper[1:-1, 2:]
-    return np.asarray(copper[1:-1, 1:-1] & ~inner)
+def copper_of(grey: np.ndarray) -> np.ndarray:
+    """Where copper is, the black of a grey picture (0 to 1); boolean."""
+    return np.asarray(grey < 0.5)
 
 
-def _borders(surface: Surface, copper: np.ndarray, rng: random.Random) -> list[_Border]:
+def track_borders(copper: np.ndarray) -> np.ndarray:
+    """Where copper borders on ground; boolean, the copper's side."""
+    padded = np.pad(copper, 1, mode="edge")
+    inner = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
+    return np.asarray(copper & ~inner)
+
+
+def _borders(surface: Surface, copper: np.ndarray, rng: random.Random) -> Iterator[_Border]:
     """Borders of the copper by lot, those near the spot first."""
     unit = surface.size / 224
     steep = smoothed(copper.astype(np.float64), max(2.0, 2 * unit))
     down, right = np.gradient(steep)
-    rows, columns = np.nonzero(track_borders(1.0 - copper) & (np.hypot(down, right) > 1e-3))
+    rows, columns = np.nonzero(track_borders(copper) & (np.hypot(down, right) > 1e-3))
     far = np.hypot(columns - surface.spot[0], rows - surface.spot[1]) * np.array([rng.uniform(0.5, 1.5) for _ in rows])
-    found = []
     for index in np.argsort(far, kind="stable")[:_TRIES]:
         row, column = int(rows[index]), int(columns[index])
         outward = -np.array([right[row, column], down[row, column]])
@@ -174,8 +178,7 @@ def _borders(surface: Surface, copper: np.ndarray, rng: random.Random) -> list[_
         middle, along = point + (1.5 + gap / 2) * outward, np.array([-outward[1], outward[0]])
         lanes = [_until(copper, middle, way, False, _FURTHEST * unit) for way in (along, -along)]
         lane = max(_FURTHEST * unit if length is None else length for length in lanes)
-        found.append(_Border(point, outward, track, gap + 1.5, lane, unit))
-    return found
+        yield _Border(point, outward, track, gap + 1.5, lane, unit)
 
 
 def _until(copper: np.ndarray, point: np.ndarray, way: np.ndarray, within: bool, most: float) -> float | None:

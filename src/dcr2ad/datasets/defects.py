@@ -65,10 +65,10 @@ _KINDS: dict[str, _Kind] = {
     "misprint": _Kind(patterns.misprint, 0.26, "pattern"),
     "misplaced": _Kind(patterns.misplaced, 0.5, "pattern"),
     "missing": _Kind(patterns.missing, 0.5, "pattern"),
+    **{kind: _Kind(circuits.painter(kind), 0.32, "track") for kind in circuits.CIRCUITS},
 }
-DEFECT_KINDS = tuple(_KINDS)
-"""What can be drawn; each name is also the label knowledge resolves."""
-_KINDS |= {kind: _Kind(circuits.painter(kind), 0.32, "track") for kind in circuits.CIRCUITS}
+DEFECT_KINDS = tuple(kind for kind, how in _KINDS.items() if how.where != "track")
+"""What can be drawn onto any part that shows what it needs; each name is also the label knowledge resolves."""
 _MOST_COPPER = 0.45
 """Share of black above which a board's copper may be what is white."""
 
@@ -111,7 +111,7 @@ def draw_defect(
     how, levels = _KINDS[kind], two_levels(photograph)
     grey = np.asarray(coarse.convert("L"), dtype=np.float64) / 255
     if how.where == "track":
-        if levels is None or not 0 < (grey < 0.5).mean() <= _MOST_COPPER:
+        if levels is None or not 0 < circuits.copper_of(grey).mean() <= _MOST_COPPER:
             raise ImageError(f"a defect of kind {kind} needs black tracks on white, which are not seen", "Draw another kind")
         inside = np.ones(grey.shape, dtype=bool)  # a board fills its picture, and what is not copper is part of it as well
     else:
@@ -164,7 +164,7 @@ def _spot(where: str, kind: str, grey: np.ndarray, inside: np.ndarray, rng: rand
     if where == "border":
         return _border_point(inside, rng)
     if where == "track":
-        rows, columns = np.nonzero(circuits.track_borders(grey))
+        rows, columns = np.nonzero(circuits.track_borders(circuits.copper_of(grey)))
         choice = rng.randrange(len(rows))
         return float(columns[choice]), float(rows[choice])
     padded = np.pad(inside.astype(np.float64), 1)

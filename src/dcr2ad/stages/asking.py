@@ -18,9 +18,9 @@ from dcr2ad.images import forget_images
 from dcr2ad.knowledge.base import KnowledgeBase
 from dcr2ad.models.base import ChatModel, Forgets, letter_probabilities
 from dcr2ad.parsing import parse_response, read_answer_official
-from dcr2ad.prompts import DEFAULT_WORDING, Wording, answer_prompt, build_prompt
+from dcr2ad.prompts import DEFAULT_WORDING, Wording, answer_prompt, build_prompt, knowledge_prompt
 from dcr2ad.reasoning import Written, mean_probabilities, sample_responses, write_responses
-from dcr2ad.routing import route_sample
+from dcr2ad.routing import best_defect, route_sample
 from dcr2ad.stages.findings import Inspects, inspect_sample
 from dcr2ad.types import (
     EvalProtocol,
@@ -159,15 +159,14 @@ class Asker:
             group = [question.model_copy(update={"sample": sample}) for question in group]
         entries, ranking = self._context(group[0])
         expert, shots, wording = self._protocol.expert, self._protocol.shots, self._wording
-        defect = next((self._base.get(r.key) for r in ranking if not self._base.get(r.key).is_normal), None)
+        defect = best_defect(ranking, self._base) if self._protocol.answering != "score" else None
+        with_defect = entries if defect is None or defect in entries else _with(defect, entries, ranking)
         asked = []
         for question in group:
-            said = defect if question.subtask in SAYS_DEFECT and self._protocol.answering != "score" else None
-            listed = entries if said is None or said in entries else _with(said, entries, ranking)
+            said = defect if question.subtask in SAYS_DEFECT else None
+            listed = with_defect if said else entries
             prompt = build_prompt(question, entries=listed, expert=expert, shots=shots, wording=wording)
-            if said is not None:
-                prompt = prompt.model_copy(update={"opening": f"<knowledge>{said.title}:"})
-            asked.append((question, prompt, ranking))
+            asked.append((question, knowledge_prompt(prompt, said.title) if said else prompt, ranking))
         return asked
 
     def _context(self, question: Question) -> tuple[tuple[KnowledgeEntry, ...], tuple[RankedEntry, ...]]:

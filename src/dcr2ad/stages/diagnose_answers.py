@@ -21,11 +21,13 @@ from dcr2ad.prompts import (
     build_prompt,
     describe_findings,
     detection_question,
+    knowledge_prompt,
     open_prompt,
     size_word,
     tone_words,
 )
 from dcr2ad.reasoning import write_responses
+from dcr2ad.routing import best_defect
 from dcr2ad.stages.diagnose_case import Case, Diagnoser
 from dcr2ad.types import (
     Completion,
@@ -45,8 +47,8 @@ def read_verdict(diagnoser: Diagnoser, case: Case, notes: list[str]) -> tuple[st
     """Response to the yes/no question under the selected entry, as text and read, and p(anomalous)."""
     question = detection_question(case.sample.id, case.sample)
     prompt = build_prompt(question, entries=case.entries, shots=len(case.sample.references))
-    opening = f"<knowledge>{case.ranking[0].title}:" if case.ranking and not case.abstained else ""
-    written = write_responses(diagnoser.model, [prompt.model_copy(update={"opening": opening})], [question.options])[0]
+    opened = knowledge_prompt(prompt, case.ranking[0].title) if case.ranking and not case.abstained else prompt
+    written = write_responses(diagnoser.model, [opened], [question.options])[0]
     _check_written(written.completion)
     read = parse_response(written.text, question.options)
     trajectory = None
@@ -91,15 +93,13 @@ def find_defect(
     """The kind of an anomalous part: the entry reasoned under, or the most probable defect where that is a normal state."""
     if entry is None or not entry.is_normal:
         return entry
-    for ranked in case.ranking:
-        found = knowledge_base.get(ranked.key)
-        if not found.is_normal:
-            notes.append(
-                f"The model reasoned under the normal state ({entry.title}) and yet calls the part anomalous; "
-                f"the type is the most probable defect entry."
-            )
-            return found
-    return None
+    found = best_defect(case.ranking, knowledge_base)
+    if found is not None:
+        notes.append(
+            f"The model reasoned under the normal state ({entry.title}) and yet calls the part anomalous; "
+            f"the type is the most probable defect entry."
+        )
+    return found
 
 
 def kind_told(sample: Sample, knowledge_base: KnowledgeBase) -> KnowledgeEntry | None:
