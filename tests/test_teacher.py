@@ -19,7 +19,7 @@ from dcr2ad.places import PLACES
 from dcr2ad.prompts import describe_findings, shape_word, size_word
 from dcr2ad.questions import QuestionMaker
 from dcr2ad.rivals import answer_under
-from dcr2ad.statements import at_place
+from dcr2ad.statements import at_place, statement
 from dcr2ad.teacher import REASONING_WORDS, WHY_WORDS, BuiltinTeacher, Teacher, direct_answer
 from dcr2ad.types import ExpertFindings, KnowledgeEntry, Question, Sample, Subtask, Trajectory
 
@@ -160,6 +160,20 @@ def test_a_wrong_entry_is_argued_in_the_same_words(
                 assert ("has no defect" in rejected.reasoning) == entry.is_normal
             length = len(write_response(rejected))
             assert abs(length - len(chosen)) <= 0.4 * max(length, len(chosen))
+
+
+def test_a_cue_with_the_word_mark_is_no_outline(masks: list[str]) -> None:
+    entry = next(entry for entry in BASE.entries if any(" mark points elsewhere" in cue for cue in entry.cues))
+    question = next(q for q in _questions(None, masks[0], 2, True) if q.provenance.get("asks") == "cues")
+    wrong = (question.answer + 1) % len(question.options)
+    options = [*question.options]
+    options[wrong] = statement(entry, "cues", question.sample.object)
+    question = question.model_copy(update={"options": tuple(options)})
+    teacher = BuiltinTeacher()
+    chosen = teacher.write(question, BASE.get(question.sample.right_key or ""))
+    rejected = teacher.write_under(entry, question, wrong)
+    assert rejected.reasoning.startswith(chosen.reasoning.partition(". ")[0])
+    assert at_place(0) in rejected.why
 
 
 @settings(max_examples=60, deadline=None)

@@ -153,9 +153,10 @@ def _scene(
     concluded = question.options[answer]
     if answer != question.answer and question.subtask is Subtask.LOCALIZATION and concluded in PLACES:
         place = at_place(PLACES.index(concluded))
-    if answer != question.answer and question.subtask is Subtask.DESCRIPTION and LOOK_END in concluded:
-        outline, _, place = concluded.partition(LOOK_END)
-        look, tone = tuple(outline.lower().split(", ")), ()
+    outline, _, outlined = concluded.partition(LOOK_END)
+    # Cues have the word too ("notch or mark points elsewhere"): an outline ends in a place.
+    if answer != question.answer and question.subtask is Subtask.DESCRIPTION and outlined in map(at_place, range(len(PLACES))):
+        place, look, tone = outlined, tuple(outline.lower().split(", ")), ()
     return _Scene(claims_defect, place, look + tone)
 
 
