@@ -176,6 +176,39 @@ def test_defects_drawn_onto_good_photographs_are_kinds_too_and_a_stop_loses_noth
         fit_kinds(tmp_path / "good", tmp_path / "kinds", base, expert, drawn=7)  # type: ignore[arg-type]
 
 
+def test_more_defects_are_drawn_onto_one_object(tmp_path: Path, nano_folder: Path) -> None:
+    del nano_folder
+    write_drawn(tmp_path / "parts", 4, seed=0, size=112)
+    good = [sample for sample in read_folder(tmp_path / "parts") if not sample.is_anomalous]
+    write_index([], good, tmp_path / "good")
+    name = good[0].object
+    run, out = CliRunner(), tmp_path / "kinds"
+    asked = ["kinds", str(tmp_path / "good"), "-o", str(out), "--split", "", "--draw-defects", "14"]
+    fitted = run.invoke(app, [*asked, "--draw-on", f"{name}=13"])
+    assert fitted.exit_code == 0, fitted.output
+    summary = read_manifest(out).summary
+    drawn = [path for path in (out / "drawn" / name.replace(" ", "_")).rglob("*.png") if not path.stem.endswith("_mask")]
+    assert summary["drawn"] + sum(summary["dropped"].values()) == 14 + 13
+    assert 13 - sum(summary["dropped"].values()) <= len(drawn) <= 13 + 2, "two of the fourteen are on this object"
+    changed = run.invoke(app, [*asked, "--draw-on", f"{name}=12"])
+    assert isinstance(changed.exception, RunError) and "drawn_on" in str(changed.exception)
+
+
+@pytest.mark.parametrize("given", ["cookie", "=3", "cookie=0", "cookie=-1", "cookie=x", "cookie=2001", "cookie=²"])
+def test_what_is_no_object_and_number_is_refused(tmp_path: Path, given: str) -> None:
+    refused = CliRunner().invoke(app, ["kinds", str(tmp_path), "-o", str(tmp_path / "out"), "--draw-on", given])
+    assert isinstance(refused.exception, InputError) and "OBJECT=N" in refused.exception.what
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_object_that_no_photograph_shows_is_refused_by_name(tmp_path: Path) -> None:
+    write_drawn(tmp_path / "parts", 1, seed=0, size=112)
+    asked = ["kinds", str(tmp_path / "parts"), "-o", str(tmp_path / "out"), "--split", "", "--draw-on", "casting=3"]
+    refused = CliRunner().invoke(app, asked)
+    assert isinstance(refused.exception, InputError)
+    assert "'casting'" in refused.exception.what and "woven cloth" in refused.exception.fix
+
+
 class _StopsAt:
     """An expert that is interrupted after some images."""
 

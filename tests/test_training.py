@@ -16,6 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from dcr2ad.artifacts import write_records
 from dcr2ad.config import KrdpoSettings, SftSettings, TrainSettings
 from dcr2ad.errors import InputError, ModelError, RunError
 from dcr2ad.images import content_digest
@@ -724,3 +725,17 @@ def test_two_processes_train_as_one(qwen: Path, tmp_path: Path, folder: Path) ->
     for one, two in zip(read_log(tmp_path / "one"), read_log(tmp_path / "two"), strict=True):
         for name in set(one) - {"seconds", "tokens"}:  # a process without a row computes one again
             assert two[name] == pytest.approx(one[name], rel=1e-4, abs=1e-5), name
+
+
+@pytest.mark.slow
+def test_of_two_processes_one_tells_what_was_done(qwen: Path, tmp_path: Path) -> None:
+    write_records(tmp_path / "questions.jsonl", tiny_questions(tmp_path / "photos", 4))
+    (tmp_path / "recipe.toml").write_text('name = "two"\n[sft]\nlearning_rate = 1e-3\ngradient_accumulation = 1\n')
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "dcr2ad.cli"]
+    BASE.save(tmp_path / "entries.jsonl")
+    asked = ["sft", str(tmp_path / "questions.jsonl"), "-m", f"hf:{qwen}", "-o", str(tmp_path / "out")]
+    asked += ["--knowledge", str(tmp_path / "entries.jsonl"), "--recipe", str(tmp_path / "recipe.toml")]
+    for once in ("trained", "asked again"):
+        done = subprocess.run([*launch, *asked], env=ENVIRONMENT, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert done.stderr.count("written: ") == 1 and done.stdout.count("steps") == 1, once

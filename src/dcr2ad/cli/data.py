@@ -34,6 +34,9 @@ def kinds(
     split: Annotated[str, typer.Option(help="Split of the data; empty for all.")] = "train",
     dataset: Datasets = None,
     draw_defects: Annotated[int, typer.Option(min=0, max=2000, help="Defects drawn onto good photographs, in all.")] = 0,
+    draw_on: Annotated[
+        list[str] | None, typer.Option(metavar="OBJECT=N", help="As many more onto those of one object; may repeat.")
+    ] = None,
     knowledge: Base = None,
     seed: Seed = 0,
     fresh: Fresh = False,
@@ -42,7 +45,15 @@ def kinds(
     from dcr2ad.commands.data import run_kinds
 
     run_kinds(
-        data, out, split=split, datasets=dataset or [], draw_defects=draw_defects, knowledge=knowledge, seed=seed, fresh=fresh
+        data,
+        out,
+        split=split,
+        datasets=dataset or [],
+        draw_defects=draw_defects,
+        draw_on=draw_on or [],
+        knowledge=knowledge,
+        seed=seed,
+        fresh=fresh,
     )
 
 

@@ -16,6 +16,9 @@ from dcr2ad.images import load_image, load_mask, write_png
 from dcr2ad.leaks import Forbidden, read_forbidden
 from dcr2ad.types import Question, Sample
 
+_MOST_DRAWN_ON = 2000
+"""As for --draw-defects."""
+
 
 def run_draw(out: Path, *, count: int, seed: int, onto: Path | None = None, contact_sheet: Path | None = None) -> None:
     """Verb `draw`."""
@@ -59,6 +62,7 @@ def run_kinds(
     split: str,
     datasets: Sequence[str],
     draw_defects: int,
+    draw_on: Sequence[str],
     knowledge: Path | None,
     seed: int,
     fresh: bool,
@@ -66,6 +70,7 @@ def run_kinds(
     """Verb `kinds`."""
     for folder in data:
         must_exist(folder)
+    drawn_on = dict(map(_object_and_number, draw_on))
     from dcr2ad.expert import Expert
     from dcr2ad.stages.kinds import fit_kinds
 
@@ -78,11 +83,19 @@ def run_kinds(
             split=split,
             datasets=datasets,
             drawn=draw_defects,
+            drawn_on=drawn_on,
             seed=seed,
             fresh=fresh,
             progress=update,
         )
     print_counts("kinds", made.model_dump(), out / "kinds.npz")
+
+
+def _object_and_number(text: str) -> tuple[str, int]:
+    name, _, number = text.rpartition("=")
+    if not name or not number.isdecimal() or not 1 <= int(number) <= _MOST_DRAWN_ON:
+        raise InputError(f"--draw-on {text!r} is not OBJECT=N", f"For example --draw-on 'cookie=60'; at most {_MOST_DRAWN_ON}")
+    return name, int(number)
 
 
 def run_instruct(

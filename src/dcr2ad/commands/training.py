@@ -26,13 +26,15 @@ def run_sft(
     settings, base = read_recipe(recipe).sft, load_knowledge(knowledge)
     from dcr2ad.models.hf import HFModel
     from dcr2ad.stages.kinds import pass_on
+    from dcr2ad.training.launch import is_main_process
     from dcr2ad.training.sft import train_sft
 
     with console.progress("sft") as update:
         done = train_sft(HFModel.open_base(model).vlm, rows, base, settings, out, base_spec=model, seed=seed, progress=update)
-    for file in questions:
-        pass_on(file.parent, out / "model")
-    print_counts("sft", done, out / "model")
+    if is_main_process():
+        for file in questions:
+            pass_on(file.parent, out / "model")
+        print_counts("sft", done, out / "model")
 
 
 def run_mine(questions: Path, out: Path, *, model: str, recipe: Path | None, knowledge: Path | None, fresh: bool) -> None:
@@ -118,11 +120,13 @@ def run_krdpo(pairs: Path, out: Path, *, model: str, recipe: Path | None, knowle
     from dcr2ad.models.hf import HFModel
     from dcr2ad.stages.kinds import pass_on
     from dcr2ad.training.krdpo import train_krdpo
+    from dcr2ad.training.launch import is_main_process
 
     with console.progress("krdpo") as update:
         done = train_krdpo(HFModel.open_base(model).vlm, rows, base, settings, out, base_spec=model, seed=seed, progress=update)
-    pass_on(Path(model), out / "model")
-    print_counts("krdpo", done, out / "model")
+    if is_main_process():
+        pass_on(Path(model), out / "model")
+        print_counts("krdpo", done, out / "model")
 
 
 def run_all(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from base64 import b64decode, b64encode
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 
@@ -66,6 +66,7 @@ def fit_kinds(
     split: str = "train",
     datasets: Sequence[str] = (),
     drawn: int = 0,
+    drawn_on: Mapping[str, int] | None = None,
     seed: int = 0,
     fresh: bool = False,
     progress: Progress | None = None,
@@ -82,6 +83,7 @@ def fit_kinds(
         split: split of the data to use; empty for all.
         datasets: names of data sets to keep; empty for all.
         drawn: defects drawn onto good photographs, evenly over objects and kinds.
+        drawn_on: further ones by object, evenly over its photographs and kinds.
         seed: seed of what is drawn.
         fresh: throw away what `out` holds.
         progress: called after each image.
@@ -94,10 +96,14 @@ def fit_kinds(
     folders = [data] if isinstance(data, str | Path) else data
     readings = [read_folder(path, split=split, datasets=datasets) for path in folders]
     every = list(with_knowledge(chain.from_iterable(readings), knowledge_base))
-    planned = {item.sample.image: item for item in _plan(every, drawn, out / "drawn", knowledge_base, seed)}
+    plans = chain(
+        _plan(every, drawn, out / "drawn", knowledge_base, seed),
+        *(_plan_on(every, name, more, out / "drawn", knowledge_base, seed) for name, more in (drawn_on or {}).items()),
+    )
+    planned = {item.sample.image: item for item in plans}
     samples = [sample for sample in every if sample.is_anomalous] + [item.sample for item in planned.values()]
     inputs = {"samples": digest_records(every), "knowledge": knowledge_base.digest}
-    config = {"split": split, "datasets": list(datasets), "drawn": drawn, "turns": len(TURNS)}
+    config = {"split": split, "datasets": list(datasets), "drawn": drawn, "drawn_on": drawn_on or {}, "turns": len(TURNS)}
     with StageFolder(out, stage="kinds", config=config, inputs=inputs, seed=seed, fresh=fresh) as folder:
         if folder.done:
             return KindsSummary.model_validate(folder.manifest.summary)
@@ -134,6 +140,18 @@ def _plan(samples: Sequence[Sample], count: int, folder: Path, knowledge_base: K
     each = -(-count // max(1, len(good)))
     by_turn = sorted(enumerate(plan_defects(good, each, folder, knowledge_base, seed=seed)), key=lambda item: item[0] % each)
     return [planned for _, planned in by_turn[:count]] if each else []
+
+
+def _plan_on(
+    samples: Sequence[Sample], name: str, count: int, folder: Path, knowledge_base: KnowledgeBase, seed: int
+) -> list[Planned]:
+    """`_plan` for one object; its drawings are others than those of `_plan` over all."""
+    own = [sample for sample in samples if sample.object == name]
+    if not own:
+        raise InputError(
+            f"no photograph shows the object {name!r}", f"Name one of: {', '.join(sorted({s.object for s in samples}))}"
+        )
+    return _plan(own, count, folder, knowledge_base, seed + 1)
 
 
 def _look(

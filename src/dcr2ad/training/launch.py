@@ -48,3 +48,10 @@ def open_accelerator(*, cpu: bool) -> Any:
 
     with patch_environment(ACCELERATE_USE_DEEPSPEED="false", ACCELERATE_GRADIENT_ACCUMULATION_STEPS="1"):
         return Accelerator(cpu=cpu, mixed_precision="no")
+
+
+def is_main_process() -> bool:
+    """Whether this is the process, of those a launcher started, that writes and tells; True without a launcher."""
+    from accelerate import PartialState
+
+    return bool(PartialState().is_main_process)
