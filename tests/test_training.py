@@ -28,7 +28,7 @@ from dcr2ad.rankings import rank_of, reciprocal
 from dcr2ad.routing import route_sample
 from dcr2ad.training.batches import completion_logprobs, pair_row, sft_row
 from dcr2ad.training.checkpoints import Checkpoint, Checkpoints, StepLog, read_log
-from dcr2ad.training.krdpo import train_krdpo
+from dcr2ad.training.krdpo import displaced, train_krdpo
 from dcr2ad.training.losses import dpo_loss, krdpo_loss, segment_sums
 from dcr2ad.training.packing import pack_adapter
 from dcr2ad.training.plan import Plan
@@ -187,6 +187,23 @@ def test_eight_pairs_until_every_path_margin_is_positive(qwen: Path, tmp_path: P
                 ]
                 paths.append(float(sums[0][0] - sums[1][0]))
             assert paths[1] - paths[0] > 0, pair.id
+
+
+def test_right_responses_that_become_unlikely_are_told_and_a_supervised_term_holds_them(
+    qwen: Path, tmp_path: Path, folder: Path
+) -> None:
+    more = {"learning_rate": 3e-3, "epochs": 10, "gradient_accumulation": 1, "batch_size": 4}
+    plain = krdpo(qwen, tmp_path / "plain", folder / "photos", **more)
+    held = krdpo(qwen, tmp_path / "held", folder / "photos", sft_weight=5.0, **more)
+    last = [line["log_ratio_chosen"] for line in read_log(tmp_path / "plain")[-2:]]
+    assert plain["steps"] == 20 and plain["chosen_log_ratio"] == pytest.approx(sum(last) / 2)
+    assert held["chosen_log_ratio"] > max(0.0, plain["chosen_log_ratio"]) and not displaced(held)
+
+
+@pytest.mark.parametrize(("ratio", "told"), [(-0.051, True), (-0.05, False), (0.3, False), (None, False)])
+def test_displacement_is_told_below_its_limit_and_not_of_older_summaries(ratio: float | None, told: bool) -> None:
+    said = displaced({} if ratio is None else {"chosen_log_ratio": ratio})
+    assert bool(said) == told and ("sft_weight" in said) == told and ("-0.05" in said) == told
 
 
 def test_equation_4_trains_on_the_same_questions_without_a_wrong_path(qwen: Path, tmp_path: Path, folder: Path) -> None:

@@ -119,7 +119,7 @@ def run_krdpo(pairs: Path, out: Path, *, model: str, recipe: Path | None, knowle
     settings, base = read_recipe(recipe).krdpo, load_knowledge(knowledge)
     from dcr2ad.models.hf import HFModel
     from dcr2ad.stages.kinds import pass_on
-    from dcr2ad.training.krdpo import train_krdpo
+    from dcr2ad.training.krdpo import displaced, train_krdpo
     from dcr2ad.training.launch import is_main_process
 
     with console.progress("krdpo") as update:
@@ -127,6 +127,8 @@ def run_krdpo(pairs: Path, out: Path, *, model: str, recipe: Path | None, knowle
     if is_main_process():
         pass_on(Path(model), out / "model")
         print_counts("krdpo", done, out / "model")
+        if warning := displaced(done):
+            say(warning)
 
 
 def run_all(

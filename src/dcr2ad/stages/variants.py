@@ -23,7 +23,7 @@ from dcr2ad.stages.kinds import pass_on
 from dcr2ad.stages.mine import mine_boundary
 from dcr2ad.stages.synthesize import synthesize_pairs
 from dcr2ad.teacher import BuiltinTeacher
-from dcr2ad.training.krdpo import train_krdpo
+from dcr2ad.training.krdpo import displaced, train_krdpo
 from dcr2ad.training.sft import train_sft
 from dcr2ad.types import BoundaryQuestion, PreferencePair, Question
 
@@ -129,6 +129,8 @@ class Training:
     def _trained(self, out: Path, done: dict[str, Any]) -> str:
         pass_on(self.out / "kinds", out / "model")
         self.say(f"{_named(out, self.out)}: {done['steps']} steps, loss {done['first_loss']:.3f} to {done['last_loss']:.3f}")
+        if warning := displaced(done):
+            self.say(f"{_named(out, self.out)}: {warning}")
         self._models[out] = str(out / "model")
         return self._models[out]
 
