@@ -20,7 +20,7 @@ from dcr2ad.reasoning import write_responses
 from dcr2ad.stages.asking import _with, ask_together
 from dcr2ad.stages.evaluate import evaluate
 from dcr2ad.stages.mine import mine_boundary
-from dcr2ad.stages.synthesize import check_pair, make_pair, synthesize_pairs
+from dcr2ad.stages.synthesize import check_pair, make_pair, one_sided, synthesize_pairs
 from dcr2ad.teacher import BuiltinTeacher
 from dcr2ad.types import (
     BoundaryQuestion,
@@ -350,8 +350,17 @@ def test_pairs_differ_in_the_knowledge_and_stand_every_check(routable: list[Ques
         assert pair.unrouted.answer != pair.chosen.answer
         assert pair.kind == "path" or pair.unrouted.answer == pair.rejected.answer
     assert made["unrouted"] == len(pairs)
+    assert made["about_good_parts"] == sum(not pair.question.sample.is_anomalous for pair in pairs)
     again = synthesize_pairs(boundary, tiny_base(), BuiltinTeacher(0), settings, tmp_path / "t", seed=1)
     assert (tmp_path / "t" / "pairs.jsonl").read_bytes() == (tmp_path / "s" / "pairs.jsonl").read_bytes() and again == made
+
+
+def test_pairs_about_defects_alone_are_told() -> None:
+    told = one_sided({"pairs": 40, "about_good_parts": 3})
+    assert "3 of 40" in told and "Overkill" in told
+    assert not one_sided({"pairs": 40, "about_good_parts": 4})
+    assert not one_sided({"pairs": 0, "about_good_parts": 0}), "that no pair was made is told elsewhere"
+    assert not one_sided({"pairs": 40}), "made by a version that did not count them"
 
 
 OUTLINES = tuple(

@@ -80,7 +80,7 @@ def run_synthesize(
     from dcr2ad.models.base import open_model
     from dcr2ad.report.pairs import render_pairs
     from dcr2ad.stages.pair_formats import FORMATS, export_pairs
-    from dcr2ad.stages.synthesize import synthesize_pairs
+    from dcr2ad.stages.synthesize import one_sided, synthesize_pairs
 
     rows = list(read_records(boundary, BoundaryQuestion))
     settings = read_recipe(recipe).synthesize
@@ -107,6 +107,8 @@ def run_synthesize(
     console.err.print(f"examples: {out / 'examples.html'}", markup=False)
     for form in export:
         console.err.print(f"{form}: {export_pairs(pairs, base, form, out)}", markup=False)
+    if warning := one_sided(done):
+        say(warning)
     told = done["told_by_text"]
     if told and told["verdict"] == "leaks":
         what = f"a reader of the texts alone tells chosen from rejected in {told['accuracy']:.0f} % of the pairs"

@@ -33,6 +33,8 @@ from dcr2ad.types import BoundaryQuestion, KnowledgeEntry, PreferencePair, Quest
 
 TRIES = 12
 """Deceptive entries tried before a question is dropped: not every one leads to an option of the question."""
+FEWEST_GOOD = 0.1
+"""Share of pairs about good parts below which `one_sided` speaks."""
 
 
 def synthesize_pairs(
@@ -53,9 +55,10 @@ def synthesize_pairs(
     finds plausible are among the deceptive ones.
 
     Returns:
-        counts: questions, pairs (by kind, by why k_l deceives and how strongly, by sub-task), dropped by reason; where in the
-        list the right entry stood, mean lengths, and ``told_by_text``: how often a reader of the texts alone tells chosen from
-        rejected; ``unrouted_told_by_text``: the same for the ablation's rejected responses.
+        counts: questions, pairs (by kind, by why k_l deceives and how strongly, by sub-task, and how many are about good
+        parts), dropped by reason; where in the list the right entry stood, mean lengths, and ``told_by_text``: how often a
+        reader of the texts alone tells chosen from rejected; ``unrouted_told_by_text``: the same for the ablation's rejected
+        responses.
 
     Raises:
         RunError: `out` holds pairs made from other questions or settings.
@@ -100,6 +103,21 @@ def synthesize_pairs(
         )
         folder.finish(summary)
     return summary
+
+
+def one_sided(summary: Mapping[str, Any]) -> str:
+    """What to say of pairs that are nearly all about defects; empty of others.
+
+    Trained on them the embedded model saw defects in most good parts (docs/nano.md). Not in the paper.
+
+    Args:
+        summary: as `synthesize_pairs` returns it, or as a version before wrote it.
+    """
+    pairs, good = summary["pairs"], summary.get("about_good_parts")
+    if good is None or good >= FEWEST_GOOD * pairs:
+        return ""
+    what = f"{good} of {pairs} pairs are about good parts: preferences about defects alone teach that there is one"
+    return f"{what}. Watch Overkill, or mine questions about good parts as well"
 
 
 def make_pair(
@@ -267,6 +285,7 @@ def _summary(total: int, pairs: Sequence[PreferencePair], rejected: Sequence[Rej
         "deception": dict(Counter(pair.wrong_kind for pair in pairs)),
         "deception_strength": _strengths(pairs),
         "subtasks": dict(Counter(pair.question.subtask.value for pair in pairs)),
+        "about_good_parts": sum(not pair.question.sample.is_anomalous for pair in pairs),
         "dropped": dict(Counter(row.reason for row in rejected)),
         "right_entry_at": dict(sorted(Counter(pair.question.candidates.index(pair.right_key) + 1 for pair in pairs).items())),
         "characters": {

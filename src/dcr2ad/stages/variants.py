@@ -21,7 +21,7 @@ from dcr2ad.models.hf import HFModel
 from dcr2ad.models.placement import release_memory
 from dcr2ad.stages.kinds import pass_on
 from dcr2ad.stages.mine import mine_boundary
-from dcr2ad.stages.synthesize import synthesize_pairs
+from dcr2ad.stages.synthesize import one_sided, synthesize_pairs
 from dcr2ad.teacher import BuiltinTeacher
 from dcr2ad.training.krdpo import displaced, train_krdpo
 from dcr2ad.training.sft import train_sft
@@ -162,6 +162,8 @@ class Training:
                 )
         dropped = sum(paired["dropped"].values())
         self.say(f"{_named(out, self.out)}: {paired['pairs']} pairs {paired['kinds']}, dropped {dropped}")
+        if warning := one_sided(paired):
+            self.say(f"{_named(out, self.out)}: {warning}")
         pairs = list(read_records(out / "pairs.jsonl", PreferencePair))
         if not pairs:
             raise InputError("no preference pair could be made", f"See {out / 'rejected.jsonl'}")
