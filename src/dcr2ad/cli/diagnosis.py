@@ -25,6 +25,9 @@ def diagnose(
     orders: Annotated[int, typer.Option(min=1, help="Orders of the listed entries to average over.")] = 1,
     model: Model = "nano",
     expert: Annotated[bool, typer.Option("--expert/--no-expert", help="Visual expert's findings in the prompt.")] = True,
+    kinds: Annotated[
+        Path | None, typer.Option(help="Gallery of `dcr2ad kinds` for the findings; default: the one beside the model.")
+    ] = None,
     shots: Annotated[int, typer.Option(min=0, help="References the model itself is shown; the expert sees all.")] = 1,
     alarms: Annotated[
         float, typer.Option(min=0.01, max=0.5, help="Share of good parts that may pass a limit set from the references.")
@@ -53,6 +56,7 @@ def diagnose(
         orders=orders,
         model=model,
         expert=expert,
+        kinds=kinds,
         shots=shots,
         alarms=alarms,
         knowledge=knowledge,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dcr2ad import console
 from dcr2ad.artifacts import write_text
@@ -12,6 +13,9 @@ from dcr2ad.errors import InputError
 from dcr2ad.images import list_images
 from dcr2ad.knowledge.base import KnowledgeBase
 from dcr2ad.types import Comparison, Diagnosis
+
+if TYPE_CHECKING:
+    from dcr2ad.expert import Expert
 
 MOST_REFERENCES = 16
 """References used at most: each more costs time with every photograph, and soon shows the expert nothing new."""
@@ -29,6 +33,7 @@ def run_diagnose(
     orders: int,
     model: str,
     expert: bool,
+    kinds: Path | None,
     shots: int,
     alarms: float,
     knowledge: Path | None,
@@ -42,6 +47,8 @@ def run_diagnose(
     """Verb `diagnose`: one photograph, or a folder of them."""
     from dcr2ad.images import load_image
 
+    if kinds is not None and not expert:
+        raise InputError("--kinds is for the visual expert's findings", "Leave --no-expert or --kinds out")
     images = list_images(image) if image.is_dir() else [image]
     references = _good_parts(references)
     for path in (*references, *(images if not image.is_dir() else ())):
@@ -55,12 +62,8 @@ def run_diagnose(
     mode = route_mode(routing)
     _check_compare(image, question, base, compare=compare, right=right)
     check_question(question, options)
+    seen_by = _expert(model, kinds) if expert else None
     opened = open_model(model, precision="auto")
-    from dcr2ad.expert import Expert
-    from dcr2ad.kinds import gallery_beside
-
-    gallery = gallery_beside(model)
-    seen_by = Expert(gallery=gallery, precision="auto") if expert else None
     diagnoser = Diagnoser(opened, base, seen_by, context, routing=mode, orders=orders, shots=shots, alarms=alarms)
     if compare:
         with console.progress("contexts") as update:
@@ -88,6 +91,15 @@ def run_diagnose(
     _print_diagnoses(made, as_json=as_json)
     if report is not None:
         _write_page(made, base, report)
+
+
+def _expert(model: str, kinds: Path | None) -> Expert:
+    """The visual expert with the gallery named, or with the one beside the model."""
+    from dcr2ad.expert import Expert
+    from dcr2ad.kinds import gallery_beside
+    from dcr2ad.stages.kinds import expert_with_kinds
+
+    return expert_with_kinds(kinds, Expert(gallery=None if kinds else gallery_beside(model), precision="auto"))
 
 
 def _good_parts(references: Sequence[Path]) -> list[Path]:
