@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -117,6 +117,13 @@ class StepLog:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+
+
+def ends(lines: Sequence[Mapping[str, float]], name: str) -> tuple[float, float]:
+    """Means of one logged value over the first and the last tenth of the steps, at least one step each; 0 without steps."""
+    tenth = max(1, len(lines) // 10)
+    first, last = ([line[name] for line in part] for part in (lines[:tenth], lines[-tenth:]))
+    return sum(first) / tenth, sum(last) / tenth
 
 
 def read_log(folder: Path) -> list[dict[str, float]]:

@@ -23,7 +23,7 @@ from dcr2ad.errors import InputError, RunError
 from dcr2ad.knowledge.base import KnowledgeBase
 from dcr2ad.models.vlm import VisionLanguageModel
 from dcr2ad.training.batches import TrainingRow, check_lengths, group_by_image, pair_row, rejected_trajectory
-from dcr2ad.training.checkpoints import read_log
+from dcr2ad.training.checkpoints import ends, read_log
 from dcr2ad.training.dev_routing import RoutingDev
 from dcr2ad.training.losses import SEGMENTS, PreferenceLoss, krdpo_loss, segment_sums, sft_loss
 from dcr2ad.training.outcome import Outcome
@@ -169,9 +169,8 @@ class _Krdpo:
         return self.dev.measure(session, step).line() if self.dev is not None and self.dev.is_due(step, total) else {}
 
     def summary(self) -> dict[str, Any]:
-        lines = read_log(self.reference_file.parent)
-        last = [line["log_ratio_chosen"] for line in lines[-max(1, len(lines) // 10) :]]
-        return {"chosen_log_ratio": sum(last) / max(1, len(last)), **(self.dev.summary() if self.dev is not None else {})}
+        _, ratio = ends(read_log(self.reference_file.parent), "log_ratio_chosen")
+        return {"chosen_log_ratio": ratio, **(self.dev.summary() if self.dev is not None else {})}
 
     def losses(self, session: Session, rows: Sequence[int]) -> Outcome:
         built = [self.row(number) for number in rows]

@@ -28,7 +28,7 @@ from dcr2ad.config import TrainSettings
 from dcr2ad.errors import ModelError
 from dcr2ad.models.vlm import VisionLanguageModel
 from dcr2ad.training.batches import TrainingRow, completion_logprobs
-from dcr2ad.training.checkpoints import Checkpoint, Checkpoints, StepLog, read_log
+from dcr2ad.training.checkpoints import Checkpoint, Checkpoints, StepLog, ends, read_log
 from dcr2ad.training.outcome import Outcome, Tally
 from dcr2ad.training.plan import Plan
 from dcr2ad.training.schedule import warm_restarts
@@ -161,13 +161,12 @@ def summarize(out: Path, *, rows: int) -> dict[str, Any]:
         and ``seconds`` spent in steps.
     """
     lines = read_log(out)
-    tenth = max(1, len(lines) // 10)
-    losses = [line["loss"] for line in lines]
+    first, last = ends(lines, "loss")
     return {
         "steps": len(lines),
         "rows": rows,
-        "first_loss": sum(losses[:tenth]) / tenth,
-        "last_loss": sum(losses[-tenth:]) / tenth,
+        "first_loss": first,
+        "last_loss": last,
         "tokens": int(sum(line["tokens"] for line in lines)),
         "seconds": round(sum(line["seconds"] for line in lines), 1),
     }
