@@ -10,6 +10,7 @@ import pytest
 from dcr2ad.artifacts import read_records
 from dcr2ad.config import MineSettings, SynthesizeSettings
 from dcr2ad.errors import InputError, RunError
+from dcr2ad.knowledge.base import KnowledgeBase
 from dcr2ad.models.base import ChatModel, letter_probabilities
 from dcr2ad.models.hf import HFModel
 from dcr2ad.models.scripted import ScriptedModel
@@ -19,7 +20,7 @@ from dcr2ad.questions import Rejected
 from dcr2ad.reasoning import write_responses
 from dcr2ad.stages.asking import _with, ask_together
 from dcr2ad.stages.evaluate import evaluate
-from dcr2ad.stages.mine import mine_boundary
+from dcr2ad.stages.mine import calibrate, mine_boundary
 from dcr2ad.stages.synthesize import check_pair, make_pair, one_sided, synthesize_pairs
 from dcr2ad.teacher import BuiltinTeacher
 from dcr2ad.types import (
@@ -304,6 +305,21 @@ def test_mining_keeps_the_band_and_counts_both_sides(questions: list[Question], 
     assert only["kept"] == 1 and only["enough"]
 
 
+class Leaning(ScriptedModel):
+    """Says yes with 0.75, whatever the question and wherever the option stands."""
+
+    def __init__(self, asked: Sequence[Question]) -> None:
+        from math import log
+
+        orders = {f"{LETTERS[n]}. {option}": option for q in asked for n, option in enumerate(q.options)}
+
+        def logprob(prompt: Prompt, option: str) -> float:
+            named = [meant for line, meant in orders.items() if line.startswith(option.strip()) and line in _text(prompt)]
+            return log(0.75 if named == ["Yes"] else 0.25)
+
+        super().__init__(lambda prompt: "", logprob)
+
+
 class Undecided(ScriptedModel):
     """Its sampled responses name each letter of a list in turn."""
 
@@ -335,6 +351,52 @@ def test_mining_behind_sampled_responses_reads_their_share(questions: list[Quest
     assert sure["questions"] == len(two) and sure["in_band"] == 0
 
 
+def _verdict(question: Question, number: int, answer: str, yes: float) -> BoundaryQuestion:
+    """A yes/no question with its options in one of two orders, and the probability of yes."""
+    options = ("Yes", "No") if number % 2 else ("No", "Yes")
+    update = {"id": f"{answer}-{number}", "options": options, "answer": options.index(answer), "subtask": Subtask.DETECTION}
+    probabilities = tuple(yes if option == "Yes" else 1 - yes for option in options)
+    gold = probabilities[options.index(answer)]
+    return BoundaryQuestion(question=question.model_copy(update=update), probabilities=probabilities, margin=gold - 0.5)
+
+
+def test_a_lean_that_the_picture_does_not_move_is_the_new_chance(questions: list[Question]) -> None:
+    """Hand arithmetic: yes has 0.8 on average over defects (15) and 0.7 over good parts (5), so 0.75 in all, no 0.25."""
+    first = questions[0]
+    rows = [_verdict(first, n, "Yes", 0.9 if n < 5 else 0.75) for n in range(15)]
+    rows += [_verdict(first, n, "No", 0.75 if n < 4 else 0.5) for n in range(5)]
+    by_id = {row.question.id: row for row in calibrate(rows)}
+    yes, no = 0.8, 0.7
+    mean = (yes + no) / 2
+    odds = {p: (p / mean) / (p / mean + (1 - p) / (1 - mean)) for p in (0.9, 0.75, 0.5)}
+    assert odds[0.75] == pytest.approx(0.5) and odds[0.5] == pytest.approx(0.25) and odds[0.9] == pytest.approx(0.75)
+    assert by_id["Yes-0"].margin == pytest.approx(0.25) and by_id["Yes-9"].margin == pytest.approx(0)
+    assert by_id["No-0"].margin == pytest.approx(0) and by_id["No-4"].margin == pytest.approx(0.25)
+    assert by_id["Yes-0"].probabilities == rows[0].probabilities, "what the model said stays on record"
+
+
+def test_few_or_one_sided_questions_are_not_calibrated(questions: list[Question]) -> None:
+    few = [_verdict(questions[0], n, "Yes" if n % 3 else "No", 0.75) for n in range(19)]
+    assert calibrate(few) == few
+    one_answer = [_verdict(questions[0], n, "Yes", 0.75) for n in range(40)]
+    assert calibrate(one_answer) == one_answer
+    certain = [_verdict(questions[0], n, "Yes" if n % 3 else "No", 1.0) for n in range(40)]
+    assert calibrate(certain) == certain, "what has no probability at all cannot be divided by it"
+
+
+def test_mining_keeps_a_calibrated_band(questions: list[Question], tmp_path: Path) -> None:
+    """A model that says yes with 0.75 whatever it sees: undecided by its own measure alone."""
+    first = questions[0]
+    asked = [_verdict(first, n, "Yes" if n % 3 else "No", 0.75).question for n in range(30)]
+    model = Leaning(asked)
+    plain = mine_boundary(model, asked, tiny_base(), MineSettings(), tmp_path / "plain")
+    assert plain["in_band"] == 0
+    made = mine_boundary(model, asked, tiny_base(), MineSettings(calibrated=True), tmp_path / "calibrated")
+    assert made["in_band"] == made["kept"] == 30
+    read = list(read_records(tmp_path / "calibrated" / "probabilities.jsonl", BoundaryQuestion))
+    assert {round(abs(row.margin), 6) for row in read} == {0.25}, "every question's own probabilities and margin are kept"
+
+
 def test_pairs_differ_in_the_knowledge_and_stand_every_check(routable: list[Question], tmp_path: Path) -> None:
     boundary = [BoundaryQuestion(question=q, probabilities=(0.5,) * 2, margin=0.0) for q in routable]
     settings = SynthesizeSettings(candidates=3)
@@ -353,6 +415,24 @@ def test_pairs_differ_in_the_knowledge_and_stand_every_check(routable: list[Ques
     assert made["about_good_parts"] == sum(not pair.question.sample.is_anomalous for pair in pairs)
     again = synthesize_pairs(boundary, tiny_base(), BuiltinTeacher(0), settings, tmp_path / "t", seed=1)
     assert (tmp_path / "t" / "pairs.jsonl").read_bytes() == (tmp_path / "s" / "pairs.jsonl").read_bytes() and again == made
+
+
+@pytest.mark.parametrize("asked", ["its name", "its looks"])
+def test_good_parts_are_deceived_by_another_material(questions: list[Question], tmp_path: Path, asked: str) -> None:
+    """What a good part is called and looks like: k_l is the normal state of another option's material."""
+    base = KnowledgeBase.builtin()
+    names, keys = ("Cookie", "Magnetic tile"), ("General.food.normal", "General.ceramic.normal")
+    update: dict[str, object] = {"subtask": Subtask.OBJECT_CLASSIFICATION, "options": names, "answer": 1, "provenance": {}}
+    if asked == "its looks":
+        looks = tuple(base.get(key).text for key in keys)
+        update |= {"subtask": Subtask.OBJECT_ANALYSIS, "options": looks, "provenance": {"keys": " ".join(keys)}}
+    good = {"object": "magnetic tile", "right_key": keys[1], "defect": None, "is_anomalous": False, "masks": ()}
+    tile = questions[0].sample.model_copy(update=good)
+    question = questions[0].model_copy(update={**update, "sample": tile, "candidates": ()})
+    pair = make_pair(question, base, BuiltinTeacher(0), SynthesizeSettings(length_ratio=0.9), seed=1)
+    assert isinstance(pair, PreferencePair)
+    assert (pair.wrong_key, pair.rejected.answer, pair.chosen.answer) == (keys[0], 0, 1)
+    assert pair.wrong_reason.endswith(pair.question.options[0]) and set(keys) <= set(pair.question.candidates)
 
 
 def test_pairs_about_defects_alone_are_told() -> None:

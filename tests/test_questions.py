@@ -207,8 +207,23 @@ def test_answer_under_an_entry(base: KnowledgeBase, samples: list[Sample]) -> No
         if question.subtask is Subtask.CLASSIFICATION:
             expected = question.options.index(scratch.title) if scratch.title in question.options else None
             assert answer_under(scratch, question) == expected
+        if question.subtask is Subtask.OBJECT_CLASSIFICATION:
+            food = base.get("General.food.normal")
+            assert answer_under(food, question) == question.options.index("Cookie")
+            assert answer_under(scratch, question) is None
         seen.add(question.subtask)
     assert seen == set(Subtask)
+
+
+def test_a_normal_state_leads_to_the_only_object_of_its_material(base: KnowledgeBase, samples: list[Sample]) -> None:
+    question = next(q for q in _all(base, samples) if q.subtask is Subtask.OBJECT_CLASSIFICATION)
+    asked = question.model_copy(update={"options": ("Cookie", "Ball screw", "Commutator", "Magnetic tile"), "answer": 0})
+    assert answer_under(base.get("General.food.normal"), asked) == 0
+    assert answer_under(base.get("General.ceramic.normal"), asked) == 3
+    assert answer_under(base.get("General.metal.normal"), asked) is None, "of the screw and the commutator"
+    assert answer_under(base.get("General.textile.normal"), asked) is None
+    own = asked.model_copy(update={"options": ("Gear wheel", "Ball screw", "Commutator", "Magnetic tile"), "answer": 1})
+    assert answer_under(base.get("General.metal.normal"), own) == 1, "one's own material holds for one's own part"
 
 
 @settings(max_examples=60, deadline=None)

@@ -140,6 +140,23 @@ def test_candidates_hold_both_in_random_order(tmp_path: Path) -> None:
     assert all(places.count(place) >= 6 for place in range(4))
 
 
+def test_a_list_does_not_tell_which_of_two_materials_is_alone(tmp_path: Path) -> None:
+    right, wrong = "General.ceramic.normal", "General.food.normal"
+    for number in range(20):
+        listed = candidates_for(right, wrong, sample(tmp_path, number), BASE, count=4, seed=1)
+        of_food = [BASE.get(key).category for key in listed].count("food")
+        assert len(set(listed)) == 4 and {right, wrong} <= set(listed) and of_food == 2
+
+
+def test_another_normal_state_deceives_where_it_is_of_a_foreign_material() -> None:
+    tile, metal, surface = (BASE.get(f"General.{domain}.normal") for domain in ("ceramic", "metal", "surface"))
+    assert holds_too(metal, tile) and holds_too(metal, tile, object_name="an object of nobody's table")
+    assert not holds_too(metal, tile, object_name="magnetic tile")
+    assert holds_too(surface, tile, object_name="magnetic tile"), "a surface is no material"
+    assert holds_too(tile, tile, object_name="magnetic tile")
+    assert holds_too(metal, BASE.get("General.contact.normal"), object_name="usb"), "a plug is of both"
+
+
 def test_what_also_holds_never_deceives() -> None:
     several, crack = BASE.get("General.general.several_defects"), BASE.get("General.structural.crack")
     normal, scratch = BASE.get("General.general.normal"), BASE.get("General.surface.scratch")

@@ -136,6 +136,10 @@ class MineSettings(Settings):
     answering: Answering = "score"
     """How the model answers while it is mined: the letter at once, as the paper reads it, or behind one or several responses of
     its own (``reason``, ``reason@4``), whose probabilities are averaged; not in the paper."""
+    calibrated: bool = False
+    """Measure the margin where questions offer the same options (yes or no, the same objects) against the model's own mean
+    answer to these, instead of one over the number of options: a model that leans to yes, whatever it sees, is undecided
+    there, not at a half; not in the paper."""
 
 
 class SynthesizeSettings(Settings):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator
 
 from dcr2ad.knowledge import KnowledgeBase
-from dcr2ad.knowledge.objects import GENERAL_DOMAINS, domains
+from dcr2ad.knowledge.objects import DOMAINS, GENERAL_DOMAINS, domains
 from dcr2ad.knowledge.search import tokens
 from dcr2ad.statements import kind_words
 from dcr2ad.types import KnowledgeEntry, Question, Sample, Subtask
@@ -97,8 +97,9 @@ class Rivals:
 def answer_under(entry: KnowledgeEntry, question: Question) -> int | None:
     """The option a reader who believes `entry` must choose: what KR-RTS concludes under a wrong entry (Section 3.3).
 
-    Detection follows `is_normal`; a question whose options come from entries follows the option of this one; a place or an
-    outline seen in the picture is the same under every defect. None where the entry leads to no option.
+    Detection follows `is_normal`; a question whose options come from entries follows the option of this one; a normal state
+    leads to the object of its material; a place or an outline seen in the picture is the same under every defect. None where
+    the entry leads to no option.
     """
     if question.subtask is Subtask.DETECTION:
         right_side = entry.is_normal != question.sample.is_anomalous
@@ -106,5 +107,15 @@ def answer_under(entry: KnowledgeEntry, question: Question) -> int | None:
     keys = question.provenance.get("keys", "").split()
     if keys:
         return keys.index(entry.key) if entry.key in keys else None
+    if question.subtask is Subtask.OBJECT_CLASSIFICATION and entry.is_normal:
+        return _object_of(entry, question)
     asks_defect = question.subtask in {Subtask.LOCALIZATION, Subtask.DESCRIPTION}
     return question.answer if asks_defect != entry.is_normal else None
+
+
+def _object_of(entry: KnowledgeEntry, question: Question) -> int | None:
+    """The part asked for where its normal state can be `entry`; else the only option whose normal state can."""
+    named = [number for number, option in enumerate(question.options) if entry.category in domains(option)]
+    if question.answer in named or entry.category not in DOMAINS:
+        return question.answer
+    return named[0] if len(named) == 1 else None

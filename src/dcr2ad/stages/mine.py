@@ -3,7 +3,8 @@
 Reads questions and a model that scores; writes ``boundary.jsonl``, ``histogram.png`` and, for every question,
 ``probabilities.jsonl``. Keeps |p(gold) - chance| <= threshold, chance being one over the number of options; never widens the
 band by itself. A model that answers behind its own reasoning is mined so (`MineSettings.answering`): what it is unsure of there
-is not what it is unsure of when asked for the letter alone. Knows nothing about training.
+is not what it is unsure of when asked for the letter alone. One that leans to an answer, whatever it sees, can be measured
+against its own mean answer (`calibrate`). Knows nothing about training.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from itertools import groupby
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from dcr2ad.artifacts import RecordWriter, StageFolder, digest_records, read_records, write_bytes, write_records
@@ -25,6 +27,8 @@ from dcr2ad.report.figures import histogram_png
 from dcr2ad.types import Answering, BoundaryQuestion, EvalProtocol, Question, Unparsed
 
 BINS = 20
+FEWEST_ALIKE = 20
+"""Questions with the same options from which a model's lean is estimated (`calibrate`)."""
 
 
 def mine_boundary(
@@ -65,6 +69,8 @@ def mine_boundary(
                 if progress:
                     progress(number, len(groups))
         rows = list(read_records(file, BoundaryQuestion))
+        if settings.calibrated:
+            rows = calibrate(rows)
         band = sorted((r for r in rows if abs(r.margin) <= settings.threshold), key=lambda r: (abs(r.margin), r.question.id))
         kept = band[: settings.wanted]
         write_records(out / "boundary.jsonl", kept)
@@ -73,6 +79,41 @@ def mine_boundary(
         write_bytes(out / "histogram.png", _picture(rows, summary["histogram"], settings))
         folder.finish(summary)
     return summary
+
+
+def calibrate(rows: Sequence[BoundaryQuestion]) -> list[BoundaryQuestion]:
+    """The same questions with margins against the model's own mean answer, where questions share their options.
+
+    Each probability is divided by the mean one of its option, in whatever place it stands, and all are made to sum to one. Over
+    questions with one right answer first and then over right answers, so that which is the more frequent does not count.
+    Groups smaller than `FEWEST_ALIKE`, or in which some option is never right, stay as they are. Not in the paper.
+    """
+    groups: dict[tuple[str, tuple[str, ...]], list[BoundaryQuestion]] = {}
+    for row in rows:
+        groups.setdefault((row.question.subtask, tuple(sorted(row.question.options))), []).append(row)
+    means = {kind: _mean_answer(group) for kind, group in groups.items()}
+    return [_against(row, means[row.question.subtask, tuple(sorted(row.question.options))]) for row in rows]
+
+
+def _mean_answer(group: Sequence[BoundaryQuestion]) -> dict[str, float] | None:
+    """Mean probability of each option, every right answer counting alike; None where that says nothing."""
+    by_answer: dict[str, list[dict[str, float]]] = {}
+    for row in group:
+        question = row.question
+        answers = dict(zip(question.options, row.probabilities, strict=True))
+        by_answer.setdefault(question.options[question.answer], []).append(answers)
+    options = group[0].question.options
+    if len(group) < FEWEST_ALIKE or set(by_answer) != set(options):
+        return None
+    return {option: fmean(fmean(one[option] for one in answers) for answers in by_answer.values()) for option in options}
+
+
+def _against(row: BoundaryQuestion, mean: dict[str, float] | None) -> BoundaryQuestion:
+    question = row.question
+    if mean is None or not all(mean.values()):
+        return row
+    odds = [p / mean[option] for option, p in zip(question.options, row.probabilities, strict=True)]
+    return row.model_copy(update={"margin": odds[question.answer] / sum(odds) - 1 / len(odds)})
 
 
 def _read(

@@ -29,7 +29,7 @@ from dcr2ad.questions import Rejected
 from dcr2ad.rivals import answer_under
 from dcr2ad.routing import route_sample
 from dcr2ad.teacher import Teacher
-from dcr2ad.types import BoundaryQuestion, KnowledgeEntry, PreferencePair, Question, RankedEntry, Trajectory
+from dcr2ad.types import BoundaryQuestion, KnowledgeEntry, PreferencePair, Question, RankedEntry, Subtask, Trajectory
 
 TRIES = 12
 """Deceptive entries tried before a question is dropped: not every one leads to an option of the question."""
@@ -235,10 +235,11 @@ def _wrong(
         choose_wrong_key(question.sample, right.key, knowledge_base, seed=seed * TRIES + attempt, ranking=ranking)
         for attempt in range(TRIES)
     ]
+    sample = question.sample
     named = [
-        Deception(key, OPTION, f"{OPTION}: {option}")
-        for key, option in zip(question.provenance.get("keys", "").split(), question.options, strict=False)
-        if key in knowledge_base and not holds_too(knowledge_base.get(key), right, question.sample.defect)
+        Deception(entry.key, OPTION, f"{OPTION}: {option}")
+        for entry, option in _named(question, knowledge_base)
+        if not holds_too(entry, right, sample.defect, object_name=sample.object)
     ]
     for listed, other_answer in ((drawn, True), (named, True), (drawn, False)):
         found = []
@@ -250,6 +251,15 @@ def _wrong(
         if found:
             return min(found, key=lambda one: balance.get(one[0].key, 0))
     return None
+
+
+def _named(question: Question, knowledge_base: KnowledgeBase) -> list[tuple[KnowledgeEntry, str]]:
+    """Entries that options stand for, each with its option: the normal state of an object that an option names."""
+    keys = question.provenance.get("keys", "").split()
+    entries = [knowledge_base.get(key) if key in knowledge_base else None for key in keys]
+    if question.subtask is Subtask.OBJECT_CLASSIFICATION:
+        entries = [knowledge_base.resolve_label("", option, None, False) for option in question.options]
+    return [(entry, option) for entry, option in zip(entries, question.options, strict=False) if entry is not None]
 
 
 def _length(trajectory: Trajectory) -> int:

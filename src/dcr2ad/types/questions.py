@@ -207,7 +207,7 @@ class BoundaryQuestion(Record):
     probabilities: tuple[Probability, ...]
     """Probability the SFT model gives each option."""
     margin: float
-    """p(gold) minus chance, chance being one over the number of options."""
+    """p(gold) minus chance, chance being one over the number of options; calibrated where ``[mine] calibrated`` says so."""
 
     @property
     def side(self) -> Literal["above", "below"]:
