@@ -146,11 +146,11 @@ def _plan_on(
     samples: Sequence[Sample], name: str, count: int, folder: Path, knowledge_base: KnowledgeBase, seed: int
 ) -> list[Planned]:
     """`_plan` for one object; its drawings are others than those of `_plan` over all."""
-    own = [sample for sample in samples if sample.object == name]
+    own = [sample for sample in samples if sample.object == name and not sample.is_anomalous]
     if not own:
-        raise InputError(
-            f"no photograph shows the object {name!r}", f"Name one of: {', '.join(sorted({s.object for s in samples}))}"
-        )
+        known = ", ".join(sorted({s.object for s in samples if not s.is_anomalous}))
+        advice = f"Name one of: {known}" if known else "Leave --draw-on out"
+        raise InputError(f"no good photograph shows the object {name!r}", advice)
     return _plan(own, count, folder, knowledge_base, seed + 1)
 
 

@@ -117,7 +117,7 @@ def one_sided(summary: Mapping[str, Any]) -> str:
     if good is None or good >= FEWEST_GOOD * pairs:
         return ""
     what = f"{good} of {pairs} pairs are about good parts: preferences about defects alone teach that there is one"
-    return f"{what}. Watch Overkill, or mine questions about good parts as well"
+    return f"{what}. Watch Overkill, or mine questions about good parts as well ([mine] calibrated)"
 
 
 def make_pair(
