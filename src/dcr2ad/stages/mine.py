@@ -44,8 +44,8 @@ def mine_boundary(
     """Keep the questions near chance, nearest first, at most ``settings.wanted``.
 
     Returns:
-        counts: questions, in the band, kept, above and below chance (in all and a sub-task), and the histogram of p(gold) in
-        `BINS` equal bins. A question whose responses name no option is counted as ``unread`` and left out, one that lists
+        counts: questions, in the band, kept, above and below chance (in all and a sub-task), and the histogram of p(gold), as
+        calibrated, in `BINS` equal bins. A question whose responses name no option is counted as ``unread`` and left out, one that lists
         exchanged knowledge as ``exchanged``: a pair made of it would prefer what is false.
 
     Raises:
@@ -154,7 +154,7 @@ def _summary(
     kept: Sequence[BoundaryQuestion],
     settings: MineSettings,
 ) -> dict[str, Any]:
-    gold = [row.probabilities[row.question.answer] for row in rows]
+    gold = [row.margin + 1 / len(row.question.options) for row in rows]
     histogram = Counter(min(int(p * BINS), BINS - 1) for p in gold)
     return {
         "questions": len(rows),
