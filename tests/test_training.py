@@ -200,6 +200,26 @@ def test_right_responses_that_become_unlikely_are_told_and_a_supervised_term_hol
     assert held["chosen_log_ratio"] > max(0.0, plain["chosen_log_ratio"]) and not displaced(held)
 
 
+def test_distinct_tokens_alone_are_preferred(qwen: Path, tmp_path: Path, folder: Path) -> None:
+    """Equation (5) over what the two responses do not share, by hand from the models as they were and as written."""
+    summary = krdpo(qwen, tmp_path, folder / "photos", tokens="distinct")
+    assert read_log(tmp_path)[0]["loss"] == pytest.approx(0.6931, abs=1e-4)
+    stored = [json.loads(line) for line in (tmp_path / "reference.jsonl").read_text().splitlines()]
+    before, after = load(qwen), load(tmp_path / "model")
+    margins = []
+    with torch.no_grad():
+        for pair, line in zip(tiny_pairs(folder / "photos", 8), stored, strict=True):
+            row = pair_row(before, pair, BASE, distinct=True)
+            counted = [torch.tensor([segment >= 0 for segment in response.segments]) for response in row.responses]
+            sums = [
+                [float(values[mask].sum()) for values, mask in zip(completion_logprobs(model, [row])[0], counted, strict=True)]
+                for model in (before, after)
+            ]
+            assert [sum(line["chosen"]), sum(line["rejected"])] == pytest.approx(sums[0], abs=1e-4)
+            margins.append((sums[1][0] - sums[0][0]) - (sums[1][1] - sums[0][1]))
+    assert summary["rows"] == 8 and sum(margins) / 8 > 0
+
+
 @pytest.mark.parametrize(("ratio", "told"), [(-0.051, True), (-0.05, False), (0.3, False), (None, False)])
 def test_displacement_is_told_below_its_limit_and_not_of_older_summaries(ratio: float | None, told: bool) -> None:
     said = displaced({} if ratio is None else {"chosen_log_ratio": ratio})

@@ -18,6 +18,7 @@ from dcr2ad.models.vlm import TokenizedPrompt, VisionLanguageModel
 from dcr2ad.parsing import write_response
 from dcr2ad.prompts import build_prompt
 from dcr2ad.training.batches import (
+    UNSCORED,
     ResponseTokens,
     TrainingRow,
     check_lengths,
@@ -306,6 +307,21 @@ def test_shared_reasoning_differs_in_the_path_only(vlm: VisionLanguageModel, pai
     assert part(rejected, 0) == part(matched, 0) != part(chosen, 0)
     assert part(rejected, 1, 2) == part(chosen, 1, 2) != part(matched, 1, 2)
     assert rejected_trajectory(pairs[0], "matched") == pairs[0].rejected
+
+
+def test_distinct_tokens_are_what_the_responses_do_not_share(vlm: VisionLanguageModel, pairs: list[PreferencePair]) -> None:
+    whole, scored = (pair_row(vlm, pairs[0], BASE, distinct=distinct) for distinct in (False, True))
+    rest: list[list[tuple[int, int]]] = []
+    for before, after in zip(whole.responses, scored.responses, strict=True):
+        assert before.ids == after.ids, "what the model reads stays"
+        both = list(zip(before.segments, after.segments, strict=True))
+        assert all(now in (UNSCORED, old) for old, now in both)
+        kept = zip(before.ids, before.segments, after.segments, strict=True)
+        rest.append([(token, old) for token, old, now in kept if now == UNSCORED])
+    assert rest[0] == rest[1], "the unscored tokens are the same words of both, in order and segment"
+    words = [vlm.tokenizer.decode([t for t, s in zip(r.ids, r.segments, strict=True) if s >= 0]) for r in scored.responses]
+    assert words[0] != words[1] and all(0 < len(word) < 60 for word in words)
+    assert not any(tag in word for word in words for tag in ("<knowledge>", "</think>", "<answer>"))
 
 
 def test_an_unrouted_response_shares_the_path_and_its_tokens(vlm: VisionLanguageModel, pairs: list[PreferencePair]) -> None:

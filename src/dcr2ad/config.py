@@ -177,6 +177,9 @@ class KrdpoSettings(TrainSettings):
     """Weight of the path segment's log-ratio; 1 is the paper's loss."""
     reasoning_weight: float = Field(default=1.0, ge=0.0)
     """Weight of the log-ratio of reasoning and answer; 1 is the paper's loss."""
+    tokens: Literal["all", "distinct"] = "all"
+    """Whose log-ratios count: ``all``, the equations; ``distinct``, of those tokens alone that the two responses do not share,
+    so that the words of a conclusion are not made unlikely with what it concludes; not in the paper."""
     routing_dev: str | None = None
     """Questions file whose photographs the policy routes while it is trained, for the log; None: off. Not in the paper."""
     routing_steps: int = Field(default=50, ge=1)

@@ -45,8 +45,8 @@ def mine_boundary(
 
     Returns:
         counts: questions, in the band, kept, above and below chance (in all and a sub-task), and the histogram of p(gold), as
-        calibrated, in `BINS` equal bins. A question whose responses name no option is counted as ``unread`` and left out, one that lists
-        exchanged knowledge as ``exchanged``: a pair made of it would prefer what is false.
+        calibrated, in `BINS` equal bins. A question whose responses name no option is counted as ``unread`` and left out, one
+        that lists exchanged knowledge as ``exchanged``: a pair made of it would prefer what is false.
 
     Raises:
         CannotScoreError: the model gives no probabilities, and is asked for the letter alone.

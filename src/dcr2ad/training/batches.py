@@ -11,7 +11,8 @@ nothing about losses, optimisers or files. The layout is not in the paper.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from difflib import SequenceMatcher
 from typing import Any, Literal
 
 import numpy as np
@@ -31,6 +32,8 @@ from dcr2ad.types import PreferencePair, Question, Trajectory
 
 Rejected = Literal["matched", "shared", "unrouted"]
 """Which response of a preference pair is y_l; see `rejected_trajectory`."""
+UNSCORED = -1
+"""Segment of a token whose log-ratio does not count (`pair_row`)."""
 SHOTS = 1
 """References shown while training: the paper's 1-shot setting (Section 4.2)."""
 
@@ -41,7 +44,8 @@ class ResponseTokens:
 
     Attributes:
         ids: its tokens, the end token included.
-        segments: for each token an index into `dcr2ad.training.losses.SEGMENTS`; the end token belongs to the answer.
+        segments: for each token an index into `dcr2ad.training.losses.SEGMENTS`, or `UNSCORED`; the end token belongs to the
+            answer.
     """
 
     ids: tuple[int, ...]
@@ -111,6 +115,8 @@ def pair_row(
     pair: PreferencePair,
     knowledge_base: KnowledgeBase,
     which: Rejected = "matched",
+    *,
+    distinct: bool = False,
 ) -> TrainingRow:
     """A preference pair: the prompt, chosen and rejected (Equations 4 and 5).
 
@@ -119,14 +125,27 @@ def pair_row(
         pair: the pair.
         knowledge_base: holds the question's candidates.
         which: y_l, see `rejected_trajectory`.
+        distinct: leave the tokens that both responses hold, in the same segment and order, `UNSCORED`. Not in the paper.
 
     Raises:
         InputError: the question names an entry that the base does not hold, or the pair has no such response.
         ImageError: an image cannot be used.
     """
     prompt = _prompt(vlm, pair.question, knowledge_base)
-    rejected = rejected_trajectory(pair, which)
-    return TrainingRow(pair.id, prompt, (_response(vlm, pair.id, pair.chosen), _response(vlm, pair.id, rejected)))
+    chosen = _response(vlm, pair.id, pair.chosen)
+    rejected = _response(vlm, pair.id, rejected_trajectory(pair, which))
+    return TrainingRow(pair.id, prompt, _without_shared(chosen, rejected) if distinct else (chosen, rejected))
+
+
+def _without_shared(one: ResponseTokens, other: ResponseTokens) -> tuple[ResponseTokens, ResponseTokens]:
+    """Both responses with the tokens of a longest alignment unscored."""
+    tokens = [list(zip(response.ids, response.segments, strict=True)) for response in (one, other)]
+    found = SequenceMatcher[tuple[int, int]](None, tokens[0], tokens[1], autojunk=False)
+    segments = [list(one.segments), list(other.segments)]
+    for block in found.get_matching_blocks():
+        for scored, start in zip(segments, (block.a, block.b), strict=True):
+            scored[start : start + block.size] = [UNSCORED] * block.size
+    return replace(one, segments=tuple(segments[0])), replace(other, segments=tuple(segments[1]))
 
 
 def rejected_trajectory(pair: PreferencePair, which: Rejected) -> Trajectory:

@@ -22,7 +22,7 @@ from dcr2ad.config import KrdpoSettings
 from dcr2ad.errors import InputError, RunError
 from dcr2ad.knowledge.base import KnowledgeBase
 from dcr2ad.models.vlm import VisionLanguageModel
-from dcr2ad.training.batches import TrainingRow, check_lengths, group_by_image, pair_row, rejected_trajectory
+from dcr2ad.training.batches import UNSCORED, TrainingRow, check_lengths, group_by_image, pair_row, rejected_trajectory
 from dcr2ad.training.checkpoints import ends, read_log
 from dcr2ad.training.dev_routing import RoutingDev
 from dcr2ad.training.losses import SEGMENTS, PreferenceLoss, krdpo_loss, segment_sums, sft_loss
@@ -68,9 +68,10 @@ def train_krdpo(
     log.jsonl gets one line an optimiser step: ``step``, ``loss`` (Equation 5), ``learning_rate``, ``grad_norm``, ``tokens``,
     ``seconds``; ``reward_chosen``, ``reward_rejected``, ``margin``, ``accuracy`` (share of pairs with a positive margin), the
     last two also as ``margin_path``, ``accuracy_path`` and so on; ``log_ratio_chosen``, ``log_ratio_rejected``: log pi/pi_ref a
-    token, whose mean on the policy's own samples would be the KL divergence. Rewards are beta * log pi/pi_ref, unweighted. With
-    `settings.routing_dev`, every `routing_steps` steps also ``routing_top1``, ``routing_top3`` and ``routing_mrr``: how well
-    the policy routes that file's photographs; routing.jsonl holds the same, the starting policy included.
+    token that counts, whose mean on the policy's own samples would be the KL divergence. Rewards are beta * log pi/pi_ref,
+    unweighted. With `settings.routing_dev`, every `routing_steps` steps also ``routing_top1``, ``routing_top3`` and
+    ``routing_mrr``: how well the policy routes that file's photographs; routing.jsonl holds the same, the starting policy
+    included.
 
     Args:
         vlm: the SFT model, or the base of the SFT adapter that `base_spec` names. It is used up; open ``out/model`` instead.
@@ -157,7 +158,8 @@ class _Krdpo:
         return group_by_image([pair.question for pair in self.pairs])
 
     def row(self, number: int) -> TrainingRow:
-        return pair_row(self.vlm, self.pairs[number], self.knowledge_base, self.settings.rejected)
+        distinct = self.settings.tokens == "distinct"
+        return pair_row(self.vlm, self.pairs[number], self.knowledge_base, self.settings.rejected, distinct=distinct)
 
     def begin(self, session: Session) -> None:
         check_lengths(self.vlm, len(self), self.row)
@@ -242,7 +244,8 @@ def _sums(rows: Sequence[TrainingRow], logprobs: Sequence[Sequence[torch.Tensor]
 
 def _metrics(found: PreferenceLoss, rows: Sequence[TrainingRow]) -> dict[str, torch.Tensor]:
     device = found.losses.device
-    lengths = torch.tensor([[len(response.ids) for response in row.responses] for row in rows], device=device)
+    scored = [[sum(segment != UNSCORED for segment in response.segments) for response in row.responses] for row in rows]
+    lengths = torch.tensor(scored, device=device).clamp(min=1)
     metrics = {
         "reward_chosen": found.chosen_rewards,
         "reward_rejected": found.rejected_rewards,
