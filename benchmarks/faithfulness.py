@@ -1,0 +1,49 @@
+"""How far written verdicts keep to the evidence they were given, and to the form of their question.
+
+    python benchmarks/faithfulness.py bench/questions.jsonl runs/NAME/evaluate/*reason
+
+Of each folder of `dcr2ad evaluate` (or of a run), over its yes/no questions that have the visual expert's findings: how often
+the expert's threshold is right, the answer follows the threshold, the entry named does (a normal state below it, a defect
+above), the answer is right, and the last sentence says in words that there is a defect or none. The built-in base's normal
+states are known by their first word. Not in the paper.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from pathlib import Path
+
+from dcr2ad.artifacts import read_records
+from dcr2ad.types import Prediction, Question, Subtask
+
+HEADINGS = ("verdicts", "threshold right", "answer follows it", "entry follows it", "answer right", "says it in words")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("questions", type=Path, help="the benchmark's questions.jsonl")
+    parser.add_argument("evaluations", type=Path, nargs="+", help="folders with predictions.jsonl")
+    asked = parser.parse_args()
+    questions = {question.id: question for question in read_records(asked.questions, Question)}
+    print(" | ".join(HEADINGS))
+    for folder in asked.evaluations:
+        counts = [0] * len(HEADINGS)
+        for given in read_records(folder / "predictions.jsonl", Prediction):
+            question = questions[given.question_id]
+            seen = question.sample.expert
+            if question.subtask is Subtask.DETECTION and seen is not None:
+                above = seen.score > seen.threshold
+                said = None if given.answer is None else question.options[given.answer] == "Yes"
+                # A response that names no entry follows nothing.
+                named = re.match(r"<knowledge>(Normal )?", given.raw)
+                follows = named is not None and (named[1] is None) == above
+                right = above == question.sample.is_anomalous
+                in_words = re.search(r"\b(?:a|no) defect\b", re.split(r"\. (?=So|Hence|Thus)", given.raw)[-1]) is not None
+                for number, holds in enumerate((True, right, said == above, follows, given.answer == given.gold, in_words)):
+                    counts[number] += holds
+        print(" | ".join(map(str, counts)), folder.name)
+
+
+if __name__ == "__main__":
+    main()
