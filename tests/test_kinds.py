@@ -16,7 +16,6 @@ from dcr2ad.artifacts import read_manifest, read_records
 from dcr2ad.cli import app
 from dcr2ad.datasets.drawn import write_drawn
 from dcr2ad.datasets.folder import read_folder
-from dcr2ad.datasets.good import write_index
 from dcr2ad.errors import InputError, ModelError, RunError
 from dcr2ad.expert import Expert
 from dcr2ad.kind_names import kinds_of_object
@@ -168,11 +167,17 @@ def test_from_drawn_defects_to_words_in_a_prompt(tmp_path: Path, nano_folder: Pa
     assert isinstance(refused.exception, ModelError)
 
 
+def _write_good_parts(folder: Path) -> None:
+    """Drawn parts without the defective ones; no index, whose absolute paths would decide what is drawn onto them."""
+    write_drawn(folder, 4, seed=0, size=112)
+    for label in folder.glob("*/test/*"):
+        if label.name != "good":
+            rmtree(label)
+
+
 def test_defects_drawn_onto_good_photographs_are_kinds_too_and_a_stop_loses_nothing(tmp_path: Path, nano_folder: Path) -> None:
     del nano_folder
-    write_drawn(tmp_path / "parts", 4, seed=0, size=112)
-    good = [sample for sample in read_folder(tmp_path / "parts") if not sample.is_anomalous]
-    write_index([], good, tmp_path / "good")
+    _write_good_parts(tmp_path / "good")
     base, expert = KnowledgeBase.builtin(), _StopsAt(Expert(), 9)
     with pytest.raises(KeyboardInterrupt):
         fit_kinds(tmp_path / "good", tmp_path / "kinds", base, expert, drawn=28)  # type: ignore[arg-type]
@@ -191,11 +196,7 @@ def test_defects_drawn_onto_good_photographs_are_kinds_too_and_a_stop_loses_noth
 
 def test_more_defects_are_drawn_onto_one_object(tmp_path: Path, nano_folder: Path) -> None:
     del nano_folder
-    write_drawn(tmp_path / "good", 4, seed=0, size=112)
-    # No index: its rows would hold absolute paths, by which what is drawn differs from run to run.
-    for defect in (tmp_path / "good").glob("*/test/*"):
-        if defect.name != "good":
-            rmtree(defect)
+    _write_good_parts(tmp_path / "good")
     name = next(iter(read_folder(tmp_path / "good"))).object
     run, out = CliRunner(), tmp_path / "kinds"
     asked = ["kinds", str(tmp_path / "good"), "-o", str(out), "--split", "", "--draw-defects", "14"]
