@@ -15,7 +15,8 @@ import re
 from pathlib import Path
 
 from dcr2ad.artifacts import read_records
-from dcr2ad.types import Prediction, Question, Subtask
+from dcr2ad.parsing import parse_response
+from dcr2ad.types import Prediction, Question, Subtask, Unparsed
 
 HEADINGS = ("verdicts", "threshold right", "answer follows it", "entry follows it", "answer right", "says it in words")
 
@@ -35,9 +36,10 @@ def main() -> None:
             if question.subtask is Subtask.DETECTION and seen is not None:
                 above = seen.score > seen.threshold
                 said = None if given.answer is None else question.options[given.answer] == "Yes"
+                read = parse_response(given.raw, question.options)
                 # A response that names no entry follows nothing.
-                named = re.match(r"<knowledge>(Normal )?", given.raw)
-                follows = named is not None and (named[1] is None) == above
+                entry = "" if isinstance(read, Unparsed) else read.entry
+                follows = bool(entry) and entry.startswith("Normal ") != above
                 right = above == question.sample.is_anomalous
                 in_words = re.search(r"\b(?:a|no) defect\b", re.split(r"\. (?=So|Hence|Thus)", given.raw)[-1]) is not None
                 for number, holds in enumerate((True, right, said == above, follows, given.answer == given.gold, in_words)):

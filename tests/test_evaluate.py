@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import log
 from pathlib import Path
 
 import pytest
@@ -281,8 +282,6 @@ def test_no_question_and_equal_ids_are_refused(model: ChatModel, questions: list
 
 
 def test_mining_keeps_the_band_and_counts_both_sides(questions: list[Question], tmp_path: Path) -> None:
-    from math import log
-
     # p(gold) runs over known values; with n options chance is 1/n.
     offsets = [-0.3, -0.1001, -0.05, -0.01, 0.02, 0.09, 0.11, 0.2]
 
@@ -309,8 +308,6 @@ class Leaning(ScriptedModel):
     """Says yes with 0.75, whatever the question and wherever the option stands."""
 
     def __init__(self, asked: Sequence[Question]) -> None:
-        from math import log
-
         orders = {f"{LETTERS[n]}. {option}": option for q in asked for n, option in enumerate(q.options)}
 
         def logprob(prompt: Prompt, option: str) -> float:

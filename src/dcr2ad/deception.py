@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from dcr2ad.knowledge.base import KnowledgeBase
-from dcr2ad.knowledge.objects import MATERIALS, domains, look_up, normalise
+from dcr2ad.knowledge.objects import foreign_materials, normalise
 from dcr2ad.models.base import ChatModel
 from dcr2ad.routing import route_sample
 from dcr2ad.types import KnowledgeEntry, RankedEntry, Sample
@@ -138,11 +138,11 @@ def _similar(right: KnowledgeEntry, base: KnowledgeBase) -> list[Deception]:
 def holds_too(entry: KnowledgeEntry, right: KnowledgeEntry, label: str | None = None, *, object_name: str = "") -> bool:
     """Whether an entry may hold for an image that the right entry holds for: then it cannot be k_l.
 
-    Holds: the right entry itself; a second normal state for a good part, but of a material that the object is known not to be
-    made of; an entry of several defects at once or of no
-    particular kind for any defective part, and every defect for a part that has several at once or one of no particular kind;
-    an entry that shares an alias with the right one, or goes by the image's own label; the same kind in another material or
-    more narrowly ("crack" in ceramic, "hairline_crack"), which the last part of the keys tells.
+    Holds: the right entry itself; a second normal state for a good part, but not that of a material which the object is known
+    not to be made of; an entry of several defects at once or of no particular kind for any defective part, and every defect for
+    a part that has several at once or one of no particular kind; an entry that shares an alias with the right one, or goes by
+    the image's own label; the same kind in another material or more narrowly ("crack" in ceramic, "hairline_crack"), which the
+    last part of the keys tells.
 
     Args:
         entry: the entry in question.
@@ -150,8 +150,10 @@ def holds_too(entry: KnowledgeEntry, right: KnowledgeEntry, label: str | None = 
         label: the data set's label of the defect, if any.
         object_name: the object; without one, and for one that the table of objects does not hold, any normal state may hold.
     """
-    if entry.key == right.key or (entry.is_normal and right.is_normal):
-        return entry.key == right.key or not is_foreign(entry, object_name)
+    if entry.key == right.key:
+        return True
+    if entry.is_normal and right.is_normal:
+        return entry.category not in foreign_materials(object_name)
     if entry.is_normal != right.is_normal:
         return False
     if _names_no_kind(entry) or _names_no_kind(right) or (label is not None and normalise(label) in _SEVERAL):
@@ -175,7 +177,7 @@ def candidates_for(
     fillers = [key for key in dict.fromkeys(domain) if key not in {right_key, wrong_key}]
     rng.shuffle(fillers)
     wrong = knowledge_base.get(wrong_key)
-    if is_foreign(wrong, sample.object):
+    if wrong.category in foreign_materials(sample.object):
         others = [e.key for e in knowledge_base if e.category == wrong.category and e.key != wrong_key]
         rng.shuffle(others)
         fillers = [key for both in zip(fillers, others, strict=False) for key in both]
@@ -185,11 +187,6 @@ def candidates_for(
     keys = [right_key, wrong_key, *fillers[: max(0, count - 2)]]
     rng.shuffle(keys)
     return tuple(keys)
-
-
-def is_foreign(entry: KnowledgeEntry, object_name: str) -> bool:
-    """Whether an entry is of a material that an object of the table is not made of."""
-    return look_up(object_name) is not None and entry.category in MATERIALS and entry.category not in domains(object_name)
 
 
 def _names_no_kind(entry: KnowledgeEntry) -> bool:

@@ -203,7 +203,7 @@ class KnowledgeBase:
         listed = objects.look_up(object_name) is not None
         labelled = set(self._labels.of_object(object_name))
         normal = self.resolve_label(dataset, object_name, None, False)
-        foreign = set(objects.MATERIALS) - set(objects.domains(object_name))
+        foreign = objects.foreign_materials(object_name)
         for entry in self:
             if not listed or entry.source != BUILTIN_SOURCE or entry == normal:
                 yield entry

@@ -186,6 +186,15 @@ def domains(name: str) -> tuple[str, ...]:
     return row.domains if row else GENERAL_DOMAINS
 
 
+def foreign_materials(name: str) -> frozenset[str]:
+    """Materials that an object is not made of; none for an object that the table does not hold.
+
+    >>> "metal" in foreign_materials("magnetic tile"), "ceramic" in foreign_materials("magnetic tile")
+    (True, False)
+    """
+    return frozenset(MATERIALS) - set(domains(name)) if look_up(name) else frozenset()
+
+
 def spoken(name: str) -> str:
     """An object's name as one says it: blanks for underscores, no number at the end, abbreviations in capitals.
 

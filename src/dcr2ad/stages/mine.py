@@ -10,7 +10,7 @@ against its own mean answer (`calibrate`). Knows nothing about training.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from statistics import fmean
@@ -82,7 +82,7 @@ def mine_boundary(
 
 
 def calibrate(rows: Sequence[BoundaryQuestion]) -> list[BoundaryQuestion]:
-    """The same questions with margins against the model's own mean answer, where questions share their options.
+    """The same questions, by their options, with margins against the model's own mean answer where questions share these.
 
     Each probability is divided by the mean one of its option, in whatever place it stands, and all are made to sum to one. Over
     questions with one right answer first and then over right answers, so that which is the more frequent does not count.
@@ -91,12 +91,15 @@ def calibrate(rows: Sequence[BoundaryQuestion]) -> list[BoundaryQuestion]:
     groups: dict[tuple[str, tuple[str, ...]], list[BoundaryQuestion]] = {}
     for row in rows:
         groups.setdefault((row.question.subtask, tuple(sorted(row.question.options))), []).append(row)
-    means = {kind: _mean_answer(group) for kind, group in groups.items()}
-    return [_against(row, means[row.question.subtask, tuple(sorted(row.question.options))]) for row in rows]
+    calibrated: list[BoundaryQuestion] = []
+    for group in groups.values():
+        mean = _mean_answer(group)
+        calibrated += group if mean is None else [_against(row, mean) for row in group]
+    return calibrated
 
 
 def _mean_answer(group: Sequence[BoundaryQuestion]) -> dict[str, float] | None:
-    """Mean probability of each option, every right answer counting alike; None where that says nothing."""
+    """Mean probability of each option, every right answer counting alike; None where that says nothing or one is zero."""
     by_answer: dict[str, list[dict[str, float]]] = {}
     for row in group:
         question = row.question
@@ -105,13 +108,12 @@ def _mean_answer(group: Sequence[BoundaryQuestion]) -> dict[str, float] | None:
     options = group[0].question.options
     if len(group) < FEWEST_ALIKE or set(by_answer) != set(options):
         return None
-    return {option: fmean(fmean(one[option] for one in answers) for answers in by_answer.values()) for option in options}
+    mean = {option: fmean(fmean(one[option] for one in answers) for answers in by_answer.values()) for option in options}
+    return mean if all(mean.values()) else None
 
 
-def _against(row: BoundaryQuestion, mean: dict[str, float] | None) -> BoundaryQuestion:
+def _against(row: BoundaryQuestion, mean: Mapping[str, float]) -> BoundaryQuestion:
     question = row.question
-    if mean is None or not all(mean.values()):
-        return row
     odds = [p / mean[option] for option, p in zip(question.options, row.probabilities, strict=True)]
     return row.model_copy(update={"margin": odds[question.answer] / sum(odds) - 1 / len(odds)})
 

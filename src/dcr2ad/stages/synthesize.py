@@ -255,10 +255,11 @@ def _wrong(
 
 def _named(question: Question, knowledge_base: KnowledgeBase) -> list[tuple[KnowledgeEntry, str]]:
     """Entries that options stand for, each with its option: the normal state of an object that an option names."""
-    keys = question.provenance.get("keys", "").split()
-    entries = [knowledge_base.get(key) if key in knowledge_base else None for key in keys]
     if question.subtask is Subtask.OBJECT_CLASSIFICATION:
         entries = [knowledge_base.resolve_label("", option, None, False) for option in question.options]
+    else:
+        keys = question.provenance.get("keys", "").split()
+        entries = [knowledge_base.get(key) if key in knowledge_base else None for key in keys]
     return [(entry, option) for entry, option in zip(entries, question.options, strict=False) if entry is not None]
 
 
