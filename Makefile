@@ -1,11 +1,12 @@
 # One command each: `make demo` to see it, `make test` to trust it, `make check` to keep it tidy. `make help` lists all.
 #
 # Settings: PYTHON (the interpreter), VENV (where the environment goes), EXTRAS (extras of pyproject.toml installed with it),
-# ARGS (passed on to pytest or the demo).
+# ARGS (passed on to pytest or the demo), WORKERS (processes that share the tests; each takes about 2 GB).
 
 VENV ?= .venv
 EXTRAS ?= dev,server
 ARGS ?=
+WORKERS ?= 2
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
@@ -26,7 +27,7 @@ demo: $(READY) ## diagnose drawn example parts and write demo/report.html
 	$(BIN)/dcr2ad demo $(ARGS)
 
 test: $(READY) ## run the tests
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
 check: $(READY) ## lint, formatting and types
 	$(BIN)/ruff check .

@@ -302,6 +302,12 @@ def test_mining_keeps_the_band_and_counts_both_sides(questions: list[Question], 
     assert sum(made["histogram"]) == len(questions)
     only = mine_boundary(model, questions, tiny_base(), MineSettings(wanted=1), tmp_path / "one")
     assert only["kept"] == 1 and only["enough"]
+    mixed = [q.model_copy(update={"subtask": Subtask.DETECTION}) if n < 3 else q for n, q in enumerate(questions)]
+    kinds = MineSettings(subtasks=(Subtask.CLASSIFICATION,))
+    named = mine_boundary(model, mixed, tiny_base(), kinds, tmp_path / "named")
+    read = read_records(tmp_path / "named" / "probabilities.jsonl", BoundaryQuestion)
+    assert {row.question.id for row in read} == {question.id for question in questions[3:]}, "the others are not asked"
+    assert named["questions"] == len(questions) - 3 and named["other_subtasks"] == 3 and named["exchanged"] == 0
 
 
 class Leaning(ScriptedModel):

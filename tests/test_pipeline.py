@@ -48,6 +48,7 @@ batch_size = 2
 gradient_accumulation = 1
 epochs = 2
 save_steps = 2
+rehearsal_weight = 0.5
 [[variants]]
 name = "base"
 train = "nothing"

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,8 +29,8 @@ from dcr2ad.rankings import rank_of, reciprocal
 from dcr2ad.routing import route_sample
 from dcr2ad.training.batches import completion_logprobs, pair_row, sft_row
 from dcr2ad.training.checkpoints import Checkpoint, Checkpoints, StepLog, read_log
-from dcr2ad.training.krdpo import displaced, train_krdpo
-from dcr2ad.training.losses import dpo_loss, krdpo_loss, segment_sums
+from dcr2ad.training.krdpo import displaced, partners, train_krdpo
+from dcr2ad.training.losses import dpo_loss, krdpo_loss, segment_sums, sft_loss
 from dcr2ad.training.packing import pack_adapter
 from dcr2ad.training.plan import Plan
 from dcr2ad.training.sft import train_sft
@@ -198,6 +199,47 @@ def test_right_responses_that_become_unlikely_are_told_and_a_supervised_term_hol
     last = [line["log_ratio_chosen"] for line in read_log(tmp_path / "plain")[-2:]]
     assert plain["steps"] == 20 and plain["chosen_log_ratio"] == pytest.approx(sum(last) / 2)
     assert held["chosen_log_ratio"] > max(0.0, plain["chosen_log_ratio"]) and not displaced(held)
+
+
+def test_questions_are_rehearsed_beside_the_pairs(qwen: Path, tmp_path: Path, folder: Path) -> None:
+    """The first step's loss by hand, Equation (5) plus the weight times Equation (2); what is rehearsed is kept up."""
+    pairs = tiny_pairs(folder / "photos", 4)
+    others = tiny_questions(folder / "photos", 12)  # the first four are the pairs' own
+    more = {"learning_rate": 3e-3, "epochs": 6, "gradient_accumulation": 1, "batch_size": 4}
+    settings = KrdpoSettings(**more, rehearsal_weight=0.5)  # type: ignore[arg-type]
+    summary = train_krdpo(load(qwen), pairs, BASE, settings, tmp_path, base_spec=str(qwen), seed=0, rehearsed=others)
+    beside = partners(pairs, others, 0)
+    assert len({question.id for question in beside}) == 4 and not {q.id for q in beside} & {p.question.id for p in pairs}
+    before, after = load(qwen), load(tmp_path / "model")
+
+    def supervised(model: VisionLanguageModel) -> list[float]:
+        with torch.no_grad():
+            return sft_loss([completion_logprobs(model, [sft_row(model, q, BASE)])[0][0] for q in beside]).tolist()
+
+    rows = read_log(tmp_path)
+    mean = sum(supervised(before)) / 4
+    assert rows[0]["rehearsal_loss"] == pytest.approx(mean, abs=1e-4)
+    assert rows[0]["loss"] == pytest.approx(0.693147 + 0.5 * mean, abs=1e-4)
+    plain = KrdpoSettings(**more)  # type: ignore[arg-type]
+    train_krdpo(load(qwen), pairs, BASE, plain, tmp_path / "plain", base_spec=str(qwen), seed=0)
+    assert sum(supervised(after)) < sum(supervised(load(tmp_path / "plain" / "model"))) - 1 and rows[-1]["margin"] > 0
+    trained = set(read_trained(tmp_path / "model").train_images)
+    assert {content_digest(question.sample.image) for question in beside} <= trained, "the leak guard knows them"
+    assert summary["rows"] == 4
+    other = train_krdpo(load(qwen), pairs, BASE, settings, tmp_path, base_spec=str(qwen), seed=0, rehearsed=others)
+    assert other == summary, "finished work is not done again"
+    with pytest.raises(RunError, match="rehearsed"):
+        train_krdpo(load(qwen), pairs, BASE, settings, tmp_path, base_spec=str(qwen), seed=0, rehearsed=others[:6])
+    with pytest.raises(InputError, match="none of 4 questions can be rehearsed"):
+        train_krdpo(load(qwen), pairs, BASE, settings, tmp_path / "none", base_spec=str(qwen), seed=0, rehearsed=others[:4])
+
+
+def test_few_questions_are_rehearsed_in_turn(folder: Path) -> None:
+    beside = partners(tiny_pairs(folder / "photos", 5), tiny_questions(folder / "photos", 7), 3)
+    assert Counter(question.id for question in beside).most_common() in (
+        [("q5", 3), ("q6", 2)],
+        [("q6", 3), ("q5", 2)],
+    )
 
 
 def test_distinct_tokens_alone_are_preferred(qwen: Path, tmp_path: Path, folder: Path) -> None:

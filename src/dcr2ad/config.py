@@ -133,6 +133,9 @@ class MineSettings(Settings):
     """Keep questions with |p(gold) - chance| at most this (Appendix B.2)."""
     wanted: int = 1000
     """Questions kept at most, those nearest chance first (Appendix B.2: 1K)."""
+    subtasks: tuple[Subtask, ...] = ()
+    """Sub-tasks mined, by MMAD's names; empty for all (Appendix B.2). A preference among what the model cannot see, as a small
+    one cannot see what an object is, is learnt as a lean (docs/nano.md); not in the paper."""
     answering: Answering = "score"
     """How the model answers while it is mined: the letter at once, as the paper reads it, or behind one or several responses of
     its own (``reason``, ``reason@4``), whose probabilities are averaged; not in the paper."""
@@ -173,6 +176,9 @@ class KrdpoSettings(TrainSettings):
     """Which c stands behind p_l in Equation (5): its own (matched) or the chosen one's (shared)."""
     sft_weight: float = Field(default=0.0, ge=0.0)
     """Weight of an added SFT term on the chosen response; 0 is the paper's loss."""
+    rehearsal_weight: float = Field(default=0.0, ge=0.0)
+    """Weight of an added SFT term on instruction questions, one beside each pair, so that what the pairs do not speak of is
+    kept (as the pretraining mix of Ouyang et al., 2022, arXiv:2203.02155, Equation 2); 0 is the paper's loss."""
     path_weight: float = Field(default=1.0, ge=0.0)
     """Weight of the path segment's log-ratio; 1 is the paper's loss."""
     reasoning_weight: float = Field(default=1.0, ge=0.0)
@@ -250,8 +256,8 @@ class Variant(Settings):
     """Name in tables; empty: `name`."""
     train: Literal["nothing", "sft", "more-sft", "krdpo"]
     """``nothing``: the model the run starts from. ``sft``: [sft] on the instruction data. The others go on from there, on the
-    same pairs and with the batch, epochs and steps of [krdpo]: ``more-sft`` by Equation (2) on the chosen responses, ``krdpo``
-    by the loss of [krdpo]."""
+    same pairs and with the batch, epochs and steps of [krdpo]: ``more-sft`` by Equation (2) on the chosen responses (and, in
+    twice the batch, on what [krdpo] rehearses), ``krdpo`` by the loss of [krdpo]."""
     settings: dict[str, Any] = {}
     """What differs from [sft], or for ``krdpo`` from [krdpo]."""
 

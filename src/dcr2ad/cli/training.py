@@ -76,11 +76,15 @@ def krdpo(
     recipe: RecipeFile = None,
     knowledge: Base = None,
     seed: Seed = 0,
+    rehearse: Annotated[
+        list[Path] | None,
+        typer.Option(help="Instruction data kept up beside the pairs, for krdpo.rehearsal_weight: questions.jsonl; repeat."),
+    ] = None,
 ) -> None:
     """Knowledge-routed direct preference optimisation, Equation (5), from the SFT model."""
     from dcr2ad.commands.training import run_krdpo
 
-    run_krdpo(pairs, out, model=model, recipe=recipe, knowledge=knowledge, seed=seed)
+    run_krdpo(pairs, out, model=model, recipe=recipe, knowledge=knowledge, seed=seed, rehearse=rehearse or [])
 
 
 @app.command()

@@ -12,7 +12,7 @@ from dcr2ad.artifacts import read_records, write_text
 from dcr2ad.commands.common import load_knowledge, must_exist, print_counts, read_recipe, say
 from dcr2ad.commands.evaluation import run_report
 from dcr2ad.config import load_recipe
-from dcr2ad.errors import UnknownNameError
+from dcr2ad.errors import InputError, UnknownNameError
 from dcr2ad.types import BoundaryQuestion, PreferencePair, Question
 
 _MINE_TABLES = {"subtasks", "histogram"}
@@ -115,17 +115,39 @@ def run_synthesize(
         console.err.print(f"{what} (allowed: {told['allowed']:.0f} %)", markup=False)
 
 
-def run_krdpo(pairs: Path, out: Path, *, model: str, recipe: Path | None, knowledge: Path | None, seed: int) -> None:
+def run_krdpo(
+    pairs: Path,
+    out: Path,
+    *,
+    model: str,
+    recipe: Path | None,
+    knowledge: Path | None,
+    seed: int,
+    rehearse: Sequence[Path] = (),
+) -> None:
     """Verb `krdpo`."""
     rows = list(read_records(pairs, PreferencePair))
+    rehearsed = [question for file in rehearse for question in read_records(file, Question)]
     settings, base = read_recipe(recipe).krdpo, load_knowledge(knowledge)
+    if rehearsed and not settings.rehearsal_weight:
+        raise InputError("--rehearse is given, and krdpo.rehearsal_weight is 0", "Set the weight in the recipe: 1.0 is usual")
     from dcr2ad.models.hf import HFModel
     from dcr2ad.stages.kinds import pass_on
     from dcr2ad.training.krdpo import displaced, train_krdpo
     from dcr2ad.training.launch import is_main_process
 
     with console.progress("krdpo") as update:
-        done = train_krdpo(HFModel.open_base(model).vlm, rows, base, settings, out, base_spec=model, seed=seed, progress=update)
+        done = train_krdpo(
+            HFModel.open_base(model).vlm,
+            rows,
+            base,
+            settings,
+            out,
+            base_spec=model,
+            seed=seed,
+            rehearsed=rehearsed,
+            progress=update,
+        )
     if is_main_process():
         pass_on(Path(model), out / "model")
         print_counts("krdpo", done, out / "model")

@@ -46,7 +46,8 @@ def mine_boundary(
     Returns:
         counts: questions, in the band, kept, above and below chance (in all and a sub-task), and the histogram of p(gold), as
         calibrated, in `BINS` equal bins. A question whose responses name no option is counted as ``unread`` and left out, one
-        that lists exchanged knowledge as ``exchanged``: a pair made of it would prefer what is false.
+        that lists exchanged knowledge as ``exchanged``: a pair made of it would prefer what is false. ``other_subtasks`` are
+        those that ``settings.subtasks`` does not name.
 
     Raises:
         CannotScoreError: the model gives no probabilities, and is asked for the letter alone.
@@ -60,7 +61,8 @@ def mine_boundary(
         file = out / "probabilities.jsonl"
         with RecordWriter(file) as writer:
             seen = {row.question.id for row in read_records(file, BoundaryQuestion)}
-            asked = [question for question in questions if not question.exchanged]
+            wanted = [question for question in questions if not settings.subtasks or question.subtask in settings.subtasks]
+            asked = [question for question in wanted if not question.exchanged]
             groups = [list(g) for _, g in groupby(sorted(asked, key=_image), key=_image)]
             for number, group in enumerate(groups, 1):
                 left = [question for question in group if question.id not in seen]
@@ -74,7 +76,11 @@ def mine_boundary(
         band = sorted((r for r in rows if abs(r.margin) <= settings.threshold), key=lambda r: (abs(r.margin), r.question.id))
         kept = band[: settings.wanted]
         write_records(out / "boundary.jsonl", kept)
-        left_out = {"unread": len(asked) - len(rows), "exchanged": len(questions) - len(asked)}
+        left_out = {
+            "unread": len(asked) - len(rows),
+            "exchanged": len(wanted) - len(asked),
+            "other_subtasks": len(questions) - len(wanted),
+        }
         summary = _summary(rows, band, kept, settings) | left_out
         write_bytes(out / "histogram.png", _picture(rows, summary["histogram"], settings))
         folder.finish(summary)

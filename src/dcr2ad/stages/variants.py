@@ -23,7 +23,7 @@ from dcr2ad.stages.kinds import pass_on
 from dcr2ad.stages.mine import mine_boundary
 from dcr2ad.stages.synthesize import one_sided, synthesize_pairs
 from dcr2ad.teacher import BuiltinTeacher
-from dcr2ad.training.krdpo import displaced, train_krdpo
+from dcr2ad.training.krdpo import displaced, partners, train_krdpo
 from dcr2ad.training.sft import train_sft
 from dcr2ad.types import BoundaryQuestion, PreferencePair, Question
 
@@ -111,11 +111,24 @@ class Training:
         settings = self.recipe.settings_of(variant)
         if isinstance(settings, SftSettings):
             chosen = [pair.question.model_copy(update={"response": pair.chosen}) for pair in pairs]
+            if self.recipe.krdpo.rehearsal_weight:
+                chosen += partners(pairs, self.questions, seed)
+                settings = settings.model_copy(update={"batch_size": 2 * settings.batch_size})
             return self._supervised(variant.name, chosen, settings, sft, seed)
         assert isinstance(settings, KrdpoSettings)
         out = self._home(seed) / variant.name
         with opened(sft, base=True) as model, self.bar(_named(out, self.out)) as update:
-            done = train_krdpo(model.vlm, pairs, self.knowledge, settings, out, base_spec=sft, seed=seed, progress=update)
+            done = train_krdpo(
+                model.vlm,
+                pairs,
+                self.knowledge,
+                settings,
+                out,
+                base_spec=sft,
+                seed=seed,
+                rehearsed=self.questions,
+                progress=update,
+            )
         return self._trained(out, done)
 
     def _supervised(self, name: str, questions: Sequence[Question], settings: SftSettings, start: str, seed: int) -> str:

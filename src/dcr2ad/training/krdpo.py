@@ -9,6 +9,7 @@ training on the same questions with y_l a wrong answer under the right knowledge
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,7 +23,15 @@ from dcr2ad.config import KrdpoSettings
 from dcr2ad.errors import InputError, RunError
 from dcr2ad.knowledge.base import KnowledgeBase
 from dcr2ad.models.vlm import VisionLanguageModel
-from dcr2ad.training.batches import UNSCORED, TrainingRow, check_lengths, group_by_image, pair_row, rejected_trajectory
+from dcr2ad.training.batches import (
+    UNSCORED,
+    TrainingRow,
+    check_lengths,
+    group_by_image,
+    pair_row,
+    rejected_trajectory,
+    sft_row,
+)
 from dcr2ad.training.checkpoints import ends, read_log
 from dcr2ad.training.dev_routing import RoutingDev
 from dcr2ad.training.losses import SEGMENTS, PreferenceLoss, krdpo_loss, segment_sums, sft_loss
@@ -30,7 +39,7 @@ from dcr2ad.training.outcome import Outcome
 from dcr2ad.training.stage import StageWork, run_stage, train_images
 from dcr2ad.training.start import start_from
 from dcr2ad.training.trainer import Progress, Session
-from dcr2ad.types import PreferencePair, Record
+from dcr2ad.types import PreferencePair, Question, Record
 
 REFERENCE = "reference.jsonl"
 """File of the reference's log-probabilities in the stage's folder."""
@@ -60,6 +69,7 @@ def train_krdpo(
     *,
     base_spec: str,
     seed: int,
+    rehearsed: Sequence[Question] = (),
     fresh: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
@@ -69,9 +79,9 @@ def train_krdpo(
     ``seconds``; ``reward_chosen``, ``reward_rejected``, ``margin``, ``accuracy`` (share of pairs with a positive margin), the
     last two also as ``margin_path``, ``accuracy_path`` and so on; ``log_ratio_chosen``, ``log_ratio_rejected``: log pi/pi_ref a
     token that counts, whose mean on the policy's own samples would be the KL divergence. Rewards are beta * log pi/pi_ref,
-    unweighted. With `settings.routing_dev`, every `routing_steps` steps also ``routing_top1``, ``routing_top3`` and
-    ``routing_mrr``: how well the policy routes that file's photographs; routing.jsonl holds the same, the starting policy
-    included.
+    unweighted. ``sft_loss`` and ``rehearsal_loss`` (Equation 2) where the settings weigh them. With `settings.routing_dev`,
+    every `routing_steps` steps also ``routing_top1``, ``routing_top3`` and ``routing_mrr``: how well the policy routes that
+    file's photographs; routing.jsonl holds the same, the starting policy included.
 
     Args:
         vlm: the SFT model, or the base of the SFT adapter that `base_spec` names. It is used up; open ``out/model`` instead.
@@ -82,7 +92,9 @@ def train_krdpo(
         base_spec: name of the SFT model. Where that is the folder of an adapter, `vlm` is the adapter's base: with LoRA the
             adapter is trained on, so that one adapter is the result; for full fine-tuning it is merged first. Otherwise `vlm`
             itself is the SFT model.
-        seed: seed of row order, adapter and dropout.
+        seed: seed of row order, adapter, dropout and partners.
+        rehearsed: instruction questions to keep up beside the pairs; wanted where `settings.rehearsal_weight` is set, see
+            `partners`.
         fresh: throw earlier work in `out` away first.
         progress: is told the optimiser steps done and their total.
 
@@ -92,13 +104,15 @@ def train_krdpo(
 
     Raises:
         InputError: no pair is left, a row exceeds the model's positions (names them), `vlm` is not what `base_spec` calls for,
-            a pair lacks the response that Equation (4) needs, or the dev set shows no photograph that can be routed.
+            a pair lacks the response that Equation (4) needs, the dev set shows no photograph that can be routed, or there is
+            nothing to rehearse.
         RunError: the folder holds work made from other settings, inputs or another starting model.
         ModelError: the loss stopped being a number, or the adapter does not fit.
     """
     kept = [pair for pair in pairs if rejected_trajectory(pair, settings.rejected) != pair.chosen]
     if not kept:
         raise InputError(f"none of {len(pairs)} pairs has two different responses", "Run `dcr2ad synthesize` first")
+    beside = partners(kept, rehearsed, seed) if settings.rehearsal_weight else []
     dev = RoutingDev.open(settings, knowledge_base, Path(out))
     start = start_from(vlm, base_spec)
     work = StageWork(
@@ -109,17 +123,35 @@ def train_krdpo(
             "pairs": digest_records(kept),
             "knowledge": knowledge_base.digest,
             **start.digests,
+            **({"rehearsed": digest_records(beside)} if beside else {}),
             **({"routing_dev": dev.digest} if dev else {}),
         },
         base=start.base,
         seed=seed,
         fresh=fresh,
         adapter=start.adapter,
-        train_images=lambda: train_images((pair.question for pair in kept), start.trained),
+        train_images=lambda: train_images([*(pair.question for pair in kept), *beside], start.trained),
         dropped=dict(Counter(["chosen and rejected are equal"] * (len(pairs) - len(kept)))),
     )
-    task = _Krdpo(vlm, kept, knowledge_base, settings, Path(out) / REFERENCE, digest_json(start.digests), dev)
+    task = _Krdpo(vlm, kept, knowledge_base, settings, Path(out) / REFERENCE, digest_json(start.digests), beside, dev)
     return run_stage(vlm, task, work, progress)
+
+
+def partners(pairs: Sequence[PreferencePair], questions: Sequence[Question], seed: int) -> list[Question]:
+    """The question rehearsed beside each pair: drawn by lot from those with a response that no pair is made of.
+
+    Each is used once before one is used again. A pair keeps its partner in every epoch.
+
+    Raises:
+        InputError: no such question.
+    """
+    asked = {pair.question.id for pair in pairs}
+    pool = [question for question in questions if question.response is not None and question.id not in asked]
+    if not pool:
+        what = f"krdpo.rehearsal_weight is set, and none of {len(questions)} questions can be rehearsed"
+        raise InputError(what, "Give instruction data with responses (--rehearse), or set the weight to 0")
+    random.Random(f"{seed}/rehearsed").shuffle(pool)
+    return [pool[number % len(pool)] for number in range(len(pairs))]
 
 
 def displaced(summary: Mapping[str, Any]) -> str:
@@ -148,6 +180,7 @@ class _Krdpo:
     settings: KrdpoSettings
     reference_file: Path
     digest: str
+    beside: Sequence[Question] = ()
     dev: RoutingDev | None = None
     reference: list[ReferenceScores] = field(default_factory=list)
 
@@ -161,8 +194,12 @@ class _Krdpo:
         distinct = self.settings.tokens == "distinct"
         return pair_row(self.vlm, self.pairs[number], self.knowledge_base, self.settings.rejected, distinct=distinct)
 
+    def rehearsed(self, number: int) -> TrainingRow:
+        return sft_row(self.vlm, self.beside[number], self.knowledge_base)
+
     def begin(self, session: Session) -> None:
         check_lengths(self.vlm, len(self), self.row)
+        check_lengths(self.vlm, len(self.beside), self.rehearsed)
         self.reference = self._score_reference(session)
         if self.dev is not None:
             self.dev.measure(session, 0)
@@ -176,7 +213,9 @@ class _Krdpo:
 
     def losses(self, session: Session, rows: Sequence[int]) -> Outcome:
         built = [self.row(number) for number in rows]
-        logprobs = session.logprobs(built)
+        beside = [self.rehearsed(number) for number in rows] if self.beside else []
+        found_all = session.logprobs([*built, *beside])
+        logprobs, kept_up = found_all[: len(built)], found_all[len(built) :]
         chosen, rejected = _sums(built, logprobs, 0), _sums(built, logprobs, 1)
         found = krdpo_loss(
             chosen,
@@ -192,7 +231,12 @@ class _Krdpo:
             supervised = sft_loss([responses[0] for responses in logprobs])
             metrics["sft_loss"] = supervised.detach()
             losses = losses + self.settings.sft_weight * supervised
-        tokens = sum(len(row.prompt.ids) + sum(len(response.ids) for response in row.responses) for row in built)
+        if beside:
+            rehearsed = sft_loss([responses[0] for responses in kept_up])
+            metrics["rehearsal_loss"] = rehearsed.detach()
+            losses = losses + self.settings.rehearsal_weight * rehearsed
+        every = [*built, *beside]
+        tokens = sum(len(row.prompt.ids) + sum(len(response.ids) for response in row.responses) for row in every)
         return Outcome(losses, metrics, tokens)
 
     def _score_reference(self, session: Session) -> list[ReferenceScores]:
