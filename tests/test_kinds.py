@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from shutil import rmtree
 from typing import Any
@@ -23,6 +24,7 @@ from dcr2ad.kinds import RIDGE, fit_gallery, gallery_beside, hot_features, load_
 from dcr2ad.knowledge import KnowledgeBase
 from dcr2ad.models.tower import load_vision_tower
 from dcr2ad.prompts import build_prompt, kind_words
+from dcr2ad.questions import Rejected
 from dcr2ad.stages.kinds import fit_kinds
 from dcr2ad.types import ExpertFindings, KindGuess, Question, TextPart
 
@@ -167,6 +169,21 @@ def test_from_drawn_defects_to_words_in_a_prompt(tmp_path: Path, nano_folder: Pa
     assert isinstance(refused.exception, ModelError)
 
 
+def test_a_gallery_without_its_held_out_guesses_is_told(tmp_path: Path, nano_folder: Path) -> None:
+    del nano_folder
+    write_drawn(tmp_path / "drawn", 1, seed=0, size=112)
+    (tmp_path / "two.toml").write_text("[instruct]\nmax_images = 2\n")
+    run, shipped = CliRunner(), Path("src/dcr2ad/weights/real/kinds.npz")
+    asked = ["instruct", str(tmp_path / "drawn"), "--recipe", str(tmp_path / "two.toml"), "--kinds", str(tmp_path)]
+    (tmp_path / "kinds.npz").write_bytes(shipped.read_bytes())
+    for held_out in ("", "{}", '{"of another picture": []}'):
+        if held_out:
+            (tmp_path / "held_out.json").write_text(held_out)
+        made = run.invoke(app, [*asked, "-o", str(tmp_path / f"out{len(held_out)}")])
+        assert made.exit_code == 0, made.output
+        assert ("comes without held_out.json" in made.output) == (len(held_out) < 3)
+
+
 def _write_good_parts(folder: Path) -> None:
     """Drawn parts without the defective ones; no index, whose absolute paths would decide what is drawn onto them."""
     write_drawn(folder, 4, seed=0, size=112)
@@ -189,6 +206,9 @@ def test_defects_drawn_onto_good_photographs_are_kinds_too_and_a_stop_loses_noth
     known = load_gallery(tmp_path / "kinds" / "kinds.npz")
     assert len(known.keys) >= 2 and set(known.keys) <= set(made.kinds)
     assert not (tmp_path / "kinds" / "features.jsonl").exists()
+    left_out = list(read_records(tmp_path / "kinds" / "rejected.jsonl", Rejected))
+    assert made.drawn + sum(item.reason.endswith("could be drawn") for item in left_out) == 28
+    assert Counter(item.reason for item in left_out) == made.dropped
     assert fit_kinds(tmp_path / "good", tmp_path / "kinds", base, expert, drawn=28) == made  # type: ignore[arg-type]
     with pytest.raises(RunError, match="drawn"):
         fit_kinds(tmp_path / "good", tmp_path / "kinds", base, expert, drawn=7)  # type: ignore[arg-type]
@@ -204,7 +224,7 @@ def test_more_defects_are_drawn_onto_one_object(tmp_path: Path, nano_folder: Pat
     assert fitted.exit_code == 0, fitted.output
     summary = read_manifest(out).summary
     drawn = [path for path in (out / "drawn" / name.replace(" ", "_")).rglob("*.png") if not path.stem.endswith("_mask")]
-    missed = sum(count for reason, count in summary["dropped"].items() if reason.startswith("no defect could be drawn"))
+    missed = sum(count for reason, count in summary["dropped"].items() if reason.endswith("could be drawn"))
     assert summary["drawn"] + missed == 14 + 13
     assert 13 - missed <= len(drawn) <= 13 + 2, "two of the fourteen are on this object"
     changed = run.invoke(app, [*asked, "--draw-on", f"{name}=12"])

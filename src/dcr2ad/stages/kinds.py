@@ -1,8 +1,8 @@
 """Fitting a gallery of kinds: labelled defects to a linear reader of the expert's hot spots (`dcr2ad.kinds`).
 
-Reads folders of labelled photographs; writes ``kinds.npz``, which goes with a model, and ``held_out.json``: for every defect
-it was fitted on, by content, what a reader says that never saw its group. Instruction data told from these are as often wrong
-as the reader is at use. Not in the paper.
+Reads folders of labelled photographs; writes ``kinds.npz``, which goes with a model, ``held_out.json``: for every defect
+it was fitted on, by content, what a reader says that never saw its group, and ``rejected.jsonl``: what was left out, and why.
+Instruction data told from held-out guesses are as often wrong as the reader is at use. Not in the paper.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dcr2ad.artifacts import RecordWriter, StageFolder, digest_records, read_records, write_bytes, write_text
+from dcr2ad.artifacts import RecordWriter, StageFolder, digest_records, read_records, write_bytes, write_records, write_text
 from dcr2ad.datasets.folder import balanced_subset, read_folder, with_knowledge
 from dcr2ad.datasets.onto import Planned, draw_planned, plan_defects
 from dcr2ad.errors import ImageError, InputError
@@ -24,6 +24,7 @@ from dcr2ad.expert import Expert
 from dcr2ad.images import content_digest
 from dcr2ad.kinds import FILE, TURNS, fit_gallery, load_gallery
 from dcr2ad.knowledge import KnowledgeBase
+from dcr2ad.questions import Rejected
 from dcr2ad.types import KindGuess, Record, Sample
 
 HELD_OUT = "held_out.json"
@@ -107,7 +108,7 @@ def fit_kinds(
     with StageFolder(out, stage="kinds", config=config, inputs=inputs, seed=seed, fresh=fresh) as folder:
         if folder.done:
             return KindsSummary.model_validate(folder.manifest.summary)
-        seen, dropped = _look(samples, planned, expert, out / _FEATURES, progress)
+        seen, rejected = _look(samples, planned, expert, out / _FEATURES, progress)
         if not seen:
             shown = " and ".join(map(str, folders))
             raise InputError(f"{shown} holds no labelled defect with a reference", "Kinds are read off defects: draw some")
@@ -122,7 +123,9 @@ def fit_kinds(
         }
         write_text(out / HELD_OUT, json.dumps(told, indent=0) + "\n")
         gallery.save(out / FILE)
-        dropped.update({"kind too rare": sum(not found for found in guesses)} if not all(guesses) else {})
+        rejected += [Rejected(sample=s.id, reason="kind too rare") for s, found in zip(kept, guesses, strict=True) if not found]
+        write_records(out / "rejected.jsonl", rejected)
+        dropped = Counter(item.reason for item in rejected)
         real = [(s, found) for s, found in zip(kept, guesses, strict=True) if s.image not in planned]
         summary = KindsSummary(
             defects=len(real), drawn=len(kept) - len(real), kinds=dict(Counter(keys)), dropped=dict(dropped), **_rates(real)
@@ -156,9 +159,9 @@ def _plan_on(
 
 def _look(
     samples: Sequence[Sample], planned: dict[str, Planned], expert: Expert, file: Path, progress: Progress | None
-) -> tuple[list[_Seen], Counter[str]]:
-    """Features of every hot spot, those on disk and the rest, and what was left out, by reason."""
-    dropped: Counter[str] = Counter()
+) -> tuple[list[_Seen], list[Rejected]]:
+    """Features of every hot spot, those on disk and the rest, and what was left out."""
+    rejected: list[Rejected] = []
     with RecordWriter(file) as writer:
         done = {row.sample.image: row for row in read_records(file, _Seen)}
         for number, sample in enumerate(samples, 1):
@@ -169,16 +172,18 @@ def _look(
                         draw_planned(planned[sample.image])
                     findings, anomaly = expert.inspect(sample.image, sample.references)
                     features = expert.hot_features(sample.image, sample.references, findings, anomaly, TURNS)
-                except ImageError as error:
-                    reason = f"no defect could be drawn: {error.what}" if sample.image in planned else "image cannot be read"
+                except ImageError:
+                    drawing = planned.get(sample.image)
+                    reason = f"no {drawing.kind.replace('_', ' ')} could be drawn" if drawing else "image cannot be read"
                 else:
                     text = b64encode(features.astype(np.float16).tobytes()).decode()
                     done[sample.image] = _Seen(sample=sample, features=text)
                     writer.write(done[sample.image])
-            dropped.update([reason] if reason else [])
+            if reason:
+                rejected.append(Rejected(sample=sample.id, reason=reason))
             if progress is not None:
                 progress(number, len(samples))
-    return [done[sample.image] for sample in samples if sample.image in done], dropped
+    return [done[sample.image] for sample in samples if sample.image in done], rejected
 
 
 def expert_with_kinds(path: Path | None, expert: Expert) -> Expert:
