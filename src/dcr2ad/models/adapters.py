@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 MARKER = "dcr2ad.json"
 """File that makes a folder a trained model."""
-PROJECTORS = ("multi_modal_projector", "merger", "connector")
+PROJECTORS = ("multi_modal_projector", "visual.merger", "connector")
 """Names of the module that carries image features into the language model; an adapter holds it whole."""
 
 
@@ -176,6 +176,19 @@ def _merge_plain(model: Any, folder: Path, kept_in: torch.dtype | None) -> bool:
 def lies_in(name: str, parts: Iterable[str]) -> bool:
     """Whether a parameter or module lies inside one of these modules, by names that may hold dots."""
     return any(f".{part}." in f".{name}" for part in parts)
+
+
+def enclosing(name: str, parts: Iterable[str]) -> str:
+    """Name of the one of these modules that a parameter or module lies in, or is; empty for none.
+
+    >>> [enclosing(name, PROJECTORS) for name in ("model.visual.merger.mlp.0", "model.connector", "lm_head")]
+    ['model.visual.merger', 'model.connector', '']
+    """
+    for part in parts:
+        before, found, _ = f".{name}.".partition(f".{part}.")
+        if found:
+            return f"{before}.{part}".removeprefix(".")
+    return ""
 
 
 def with_adapter(model: Any, folder: Path, *, trainable: bool) -> Any:

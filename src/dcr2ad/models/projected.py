@@ -14,9 +14,7 @@ from typing import Any, NamedTuple
 import torch
 
 from dcr2ad.errors import ModelError
-
-PROJECTORS = ("multi_modal_projector", "visual.merger", "connector")
-"""Names of projectors, as the models' parts are called."""
+from dcr2ad.models.adapters import PROJECTORS
 
 
 class TowerOutput(NamedTuple):

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from dcr2ad.errors import InputError, ModelError
-from dcr2ad.models.adapters import PROJECTORS
+from dcr2ad.models.adapters import PROJECTORS, enclosing
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def extract_adapter(base: Any, tuned: Any, out: Path, *, rank: int | None = None
     kept = lost = 0.0
     for name, module in _changed(base, before, after):
         parameter = f"{name}.weight"
-        if not isinstance(module, nn.Linear | nn.Embedding) or any(part in name.split(".") for part in PROJECTORS):
+        if not isinstance(module, nn.Linear | nn.Embedding) or enclosing(name, PROJECTORS):
             whole.add(name)
             continue
         up, down, square, left = _cut(after[parameter].detach().float() - before[parameter].detach().float(), rank, energy)
@@ -99,10 +99,7 @@ def _changed(base: Any, before: dict[str, Any], after: dict[str, Any]) -> Iterat
         if torch.equal(value, after[parameter]):
             continue
         name = parameter.rpartition(".")[0]
-        parts = name.split(".")
-        inside = next((i for i, part in enumerate(parts) if part in PROJECTORS), None)
-        if inside is not None:
-            name = ".".join(parts[: inside + 1])
+        name = enclosing(name, PROJECTORS) or name
         if name not in seen:
             seen.add(name)
             yield name, modules[name]
