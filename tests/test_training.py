@@ -242,6 +242,17 @@ def test_few_questions_are_rehearsed_in_turn(folder: Path) -> None:
     )
 
 
+def test_the_selection_alone_is_preferred(qwen: Path, tmp_path: Path, folder: Path) -> None:
+    """``title``: the margin is of the path and grows; what stands behind the titles has no part in the loss."""
+    krdpo(qwen, tmp_path, folder / "photos", tokens="title", epochs=3)
+    rows = read_log(tmp_path)
+    assert rows[0]["loss"] == pytest.approx(0.6931, abs=1e-4) and rows[-1]["margin"] > 0
+    assert rows[-1]["margin"] == pytest.approx(rows[-1]["margin_path"])
+    assert not any("margin_reasoning" in row or "margin_answer" in row for row in rows)
+    with pytest.raises(ValueError, match="leaves nothing to prefer"):
+        KrdpoSettings(objective="dpo", tokens="title")
+
+
 def test_distinct_tokens_alone_are_preferred(qwen: Path, tmp_path: Path, folder: Path) -> None:
     """Equation (5) over what the two responses do not share, by hand from the models as they were and as written."""
     summary = krdpo(qwen, tmp_path, folder / "photos", tokens="distinct")
@@ -251,7 +262,7 @@ def test_distinct_tokens_alone_are_preferred(qwen: Path, tmp_path: Path, folder:
     margins = []
     with torch.no_grad():
         for pair, line in zip(tiny_pairs(folder / "photos", 8), stored, strict=True):
-            row = pair_row(before, pair, BASE, distinct=True)
+            row = pair_row(before, pair, BASE, scored="distinct")
             counted = [torch.tensor([segment >= 0 for segment in response.segments]) for response in row.responses]
             sums = [
                 [float(values[mask].sum()) for values, mask in zip(completion_logprobs(model, [row])[0], counted, strict=True)]

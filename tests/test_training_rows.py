@@ -310,7 +310,7 @@ def test_shared_reasoning_differs_in_the_path_only(vlm: VisionLanguageModel, pai
 
 
 def test_distinct_tokens_are_what_the_responses_do_not_share(vlm: VisionLanguageModel, pairs: list[PreferencePair]) -> None:
-    whole, scored = (pair_row(vlm, pairs[0], BASE, distinct=distinct) for distinct in (False, True))
+    whole, scored = pair_row(vlm, pairs[0], BASE), pair_row(vlm, pairs[0], BASE, scored="distinct")
     rest: list[list[tuple[int, int]]] = []
     for before, after in zip(whole.responses, scored.responses, strict=True):
         assert before.ids == after.ids, "what the model reads stays"
@@ -322,6 +322,20 @@ def test_distinct_tokens_are_what_the_responses_do_not_share(vlm: VisionLanguage
     words = [vlm.tokenizer.decode([t for t, s in zip(r.ids, r.segments, strict=True) if s >= 0]) for r in scored.responses]
     assert words[0] != words[1] and all(0 < len(word) < 60 for word in words)
     assert not any(tag in word for word in words for tag in ("<knowledge>", "</think>", "<answer>"))
+
+
+def test_a_title_alone_is_what_is_selected(vlm: VisionLanguageModel, pairs: list[PreferencePair]) -> None:
+    for pair in pairs:
+        whole, scored = pair_row(vlm, pair, BASE), pair_row(vlm, pair, BASE, scored="title")
+        for before, after, trajectory in zip(whole.responses, scored.responses, (pair.chosen, pair.rejected), strict=True):
+            assert before.ids == after.ids, "what the model reads stays"
+            assert set(after.segments) == {0, UNSCORED}
+            title = [token for token, segment in zip(after.ids, after.segments, strict=True) if segment == 0]
+            assert vlm.tokenizer.decode(title).replace(" ", "") == f"<knowledge>{trajectory.entry}".replace(" ", "")
+            assert title == list(after.ids[: len(title)])
+    bare = pairs[0].model_copy(update={"rejected": pairs[0].rejected.model_copy(update={"why": ""})})
+    rejected = pair_row(vlm, bare, BASE, scored="title").responses[1]
+    assert rejected.segments.count(0) == pair_row(vlm, pairs[0], BASE, scored="title").responses[1].segments.count(0)
 
 
 def test_an_unrouted_response_shares_the_path_and_its_tokens(vlm: VisionLanguageModel, pairs: list[PreferencePair]) -> None:

@@ -16,6 +16,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from dcr2ad.errors import RecordError
 from dcr2ad.types import Answering, Context, EvalProtocol, RouteMode, Subtask
 
+Scored = Literal["all", "distinct", "title"]
+"""Which tokens of a preference pair count, see `KrdpoSettings.tokens`."""
+
 
 class Settings(BaseModel):
     """Base of all settings: immutable, unknown keys refused."""
@@ -183,9 +186,10 @@ class KrdpoSettings(TrainSettings):
     """Weight of the path segment's log-ratio; 1 is the paper's loss."""
     reasoning_weight: float = Field(default=1.0, ge=0.0)
     """Weight of the log-ratio of reasoning and answer; 1 is the paper's loss."""
-    tokens: Literal["all", "distinct"] = "all"
+    tokens: Scored = "all"
     """Whose log-ratios count: ``all``, the equations; ``distinct``, of those tokens alone that the two responses do not share,
-    so that the words of a conclusion are not made unlikely with what it concludes; not in the paper."""
+    so that the words of a conclusion are not made unlikely with what it concludes; ``title``, of the selected entry's title
+    alone, so that nothing but the selection is preferred; the last two are not in the paper."""
     routing_dev: str | None = None
     """Questions file whose photographs the policy routes while it is trained, for the log; None: off. Not in the paper."""
     routing_steps: int = Field(default=50, ge=1)
@@ -202,6 +206,8 @@ class KrdpoSettings(TrainSettings):
     def _equation_4_has_no_parts(self) -> KrdpoSettings:
         if self.objective == "dpo" and (self.reasoning != "matched" or (self.path_weight, self.reasoning_weight) != (1.0, 1.0)):
             raise ValueError('objective "dpo" scores whole responses: leave out reasoning, path_weight and reasoning_weight')
+        if self.objective == "dpo" and self.tokens == "title":
+            raise ValueError('objective "dpo" has one entry in both responses: tokens = "title" leaves nothing to prefer')
         return self
 
 

@@ -18,6 +18,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from dcr2ad.config import Scored
 from dcr2ad.errors import InputError
 from dcr2ad.knowledge.base import KnowledgeBase
 from dcr2ad.models.blocks import row_images
@@ -25,7 +26,7 @@ from dcr2ad.models.selection import token_logprobs
 from dcr2ad.models.tree import Span, TokenTree, dense_mask
 from dcr2ad.models.tree_attention import has_tree_attention
 from dcr2ad.models.vlm import TokenizedPrompt, VisionLanguageModel
-from dcr2ad.parsing import response_segments
+from dcr2ad.parsing import KNOWLEDGE_CLOSING, response_segments
 from dcr2ad.prompts import build_prompt
 from dcr2ad.training.weights import ImageInputs, image_inputs
 from dcr2ad.types import PreferencePair, Question, Trajectory
@@ -116,7 +117,7 @@ def pair_row(
     knowledge_base: KnowledgeBase,
     which: Rejected = "matched",
     *,
-    distinct: bool = False,
+    scored: Scored = "all",
 ) -> TrainingRow:
     """A preference pair: the prompt, chosen and rejected (Equations 4 and 5).
 
@@ -125,16 +126,30 @@ def pair_row(
         pair: the pair.
         knowledge_base: holds the question's candidates.
         which: y_l, see `rejected_trajectory`.
-        distinct: leave the tokens that both responses hold, in the same segment and order, `UNSCORED`. Not in the paper.
+        scored: ``distinct`` leaves the tokens that both responses hold, in the same segment and order, `UNSCORED`; ``title``
+            all but those of the entries' titles, what opens a path included. Not in the paper.
 
     Raises:
         InputError: the question names an entry that the base does not hold, or the pair has no such response.
         ImageError: an image cannot be used.
     """
     prompt = _prompt(vlm, pair.question, knowledge_base)
-    chosen = _response(vlm, pair.id, pair.chosen)
-    rejected = _response(vlm, pair.id, rejected_trajectory(pair, which))
-    return TrainingRow(pair.id, prompt, _without_shared(chosen, rejected) if distinct else (chosen, rejected))
+    trajectories = (pair.chosen, rejected_trajectory(pair, which))
+    chosen, rejected = (_response(vlm, pair.id, trajectory) for trajectory in trajectories)
+    if scored == "distinct":
+        chosen, rejected = _without_shared(chosen, rejected)
+    elif scored == "title":
+        chosen, rejected = (_title_alone(vlm, *both) for both in zip(trajectories, (chosen, rejected), strict=True))
+    return TrainingRow(pair.id, prompt, (chosen, rejected))
+
+
+def _title_alone(vlm: VisionLanguageModel, trajectory: Trajectory, response: ResponseTokens) -> ResponseTokens:
+    """A response with all behind its entry's title unscored; a token that holds the title's end and more counts."""
+    opening = response_segments(trajectory.model_copy(update={"why": ""})).path.removesuffix(KNOWLEDGE_CLOSING)
+    title = vlm.response_ids(opening)
+    agreed = next((n for n, (own, whole) in enumerate(zip(title, response.ids, strict=False)) if own != whole), len(title))
+    length = min(agreed + 1, len(title))
+    return replace(response, segments=(*response.segments[:length], *[UNSCORED] * (len(response.segments) - length)))
 
 
 def _without_shared(one: ResponseTokens, other: ResponseTokens) -> tuple[ResponseTokens, ResponseTokens]:

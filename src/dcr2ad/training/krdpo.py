@@ -191,8 +191,8 @@ class _Krdpo:
         return group_by_image([pair.question for pair in self.pairs])
 
     def row(self, number: int) -> TrainingRow:
-        distinct = self.settings.tokens == "distinct"
-        return pair_row(self.vlm, self.pairs[number], self.knowledge_base, self.settings.rejected, distinct=distinct)
+        settings = self.settings
+        return pair_row(self.vlm, self.pairs[number], self.knowledge_base, settings.rejected, scored=settings.tokens)
 
     def rehearsed(self, number: int) -> TrainingRow:
         return sft_row(self.vlm, self.beside[number], self.knowledge_base)
