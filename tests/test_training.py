@@ -35,6 +35,7 @@ from dcr2ad.training.packing import pack_adapter
 from dcr2ad.training.plan import Plan
 from dcr2ad.training.sft import train_sft
 from dcr2ad.training.weights import compute_dtype, load_trainable
+from dcr2ad.types import Subtask
 from tests.tiny import tiny_base, tiny_internvl, tiny_pairs, tiny_questions, tiny_qwen
 
 BASE = tiny_base()
@@ -232,6 +233,18 @@ def test_questions_are_rehearsed_beside_the_pairs(qwen: Path, tmp_path: Path, fo
         train_krdpo(load(qwen), pairs, BASE, settings, tmp_path, base_spec=str(qwen), seed=0, rehearsed=others[:6])
     with pytest.raises(InputError, match="none of 4 questions can be rehearsed"):
         train_krdpo(load(qwen), pairs, BASE, settings, tmp_path / "none", base_spec=str(qwen), seed=0, rehearsed=others[:4])
+
+
+def test_sub_tasks_take_turns_in_what_is_rehearsed(folder: Path) -> None:
+    pairs, questions = tiny_pairs(folder / "photos", 6), tiny_questions(folder / "photos", 16)
+    rare = questions[9].model_copy(update={"subtask": Subtask.DETECTION})
+    beside = partners(pairs, [*questions[:9], rare, *questions[10:]], 1)
+    assert [question.id == "q9" for question in beside] == [True, False] * 3, (
+        "the one verdict stands for its sub-task each time"
+    )
+    assert len({question.id for question in beside}) == 4
+    without = questions[10].model_copy(update={"response": None})
+    assert {question.id for question in partners(pairs, [*questions[:6], without, questions[11]], 1)} == {"q11"}
 
 
 def test_few_questions_are_rehearsed_in_turn(folder: Path) -> None:

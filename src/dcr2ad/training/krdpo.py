@@ -140,7 +140,8 @@ def train_krdpo(
 def partners(pairs: Sequence[PreferencePair], questions: Sequence[Question], seed: int) -> list[Question]:
     """The question rehearsed beside each pair: drawn by lot from those with a response that no pair is made of.
 
-    Each is used once before one is used again. A pair keeps its partner in every epoch.
+    Sub-tasks take turns, so that those with few questions are kept up as well; within one, each question is used once before
+    one is used again. A pair keeps its partner in every epoch.
 
     Raises:
         InputError: no such question.
@@ -151,7 +152,9 @@ def partners(pairs: Sequence[PreferencePair], questions: Sequence[Question], see
         what = f"krdpo.rehearsal_weight is set, and none of {len(questions)} questions can be rehearsed"
         raise InputError(what, "Give instruction data with responses (--rehearse), or set the weight to 0")
     random.Random(f"{seed}/rehearsed").shuffle(pool)
-    return [pool[number % len(pool)] for number in range(len(pairs))]
+    subtasks = [[question for question in pool if question.subtask == name] for name in sorted({q.subtask for q in pool})]
+    turns = (divmod(number, len(subtasks)) for number in range(len(pairs)))
+    return [subtasks[which][turn % len(subtasks[which])] for turn, which in turns]
 
 
 def displaced(summary: Mapping[str, Any]) -> str:
