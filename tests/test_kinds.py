@@ -133,7 +133,7 @@ def test_words_say_how_sure() -> None:
 
 def test_from_drawn_defects_to_words_in_a_prompt(tmp_path: Path, nano_folder: Path) -> None:
     del nano_folder  # built before the command asks for it
-    write_drawn(tmp_path / "drawn", 2, seed=0, size=224)
+    write_drawn(tmp_path / "drawn", 1, seed=0, size=224)
     write_drawn(tmp_path / "more", 1, seed=1, size=224)  # its files have names of the first folder's
     folders = [str(tmp_path / "drawn"), str(tmp_path / "more")]
     run = CliRunner()
