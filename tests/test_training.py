@@ -16,8 +16,10 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from typer.testing import CliRunner
 
 from dcr2ad.artifacts import write_records
+from dcr2ad.cli import app
 from dcr2ad.config import KrdpoSettings, SftSettings, TrainSettings
 from dcr2ad.errors import InputError, ModelError, RunError
 from dcr2ad.images import content_digest
@@ -233,6 +235,15 @@ def test_questions_are_rehearsed_beside_the_pairs(qwen: Path, tmp_path: Path, fo
         train_krdpo(load(qwen), pairs, BASE, settings, tmp_path, base_spec=str(qwen), seed=0, rehearsed=others[:6])
     with pytest.raises(InputError, match="none of 4 questions can be rehearsed"):
         train_krdpo(load(qwen), pairs, BASE, settings, tmp_path / "none", base_spec=str(qwen), seed=0, rehearsed=others[:4])
+
+
+def test_what_is_given_to_rehearse_is_never_passed_by_in_silence(tmp_path: Path, folder: Path) -> None:
+    write_records(tmp_path / "pairs.jsonl", tiny_pairs(folder / "photos", 2))
+    write_records(tmp_path / "questions.jsonl", tiny_questions(folder / "photos", 4))
+    rest = ["krdpo", str(tmp_path / "pairs.jsonl"), "-m", "nano:base", "--rehearse", str(tmp_path / "questions.jsonl")]
+    refused = CliRunner().invoke(app, [*rest, "-o", str(tmp_path / "out")])
+    assert isinstance(refused.exception, InputError) and "rehearsal_weight is 0" in str(refused.exception)
+    assert not (tmp_path / "out").exists()
 
 
 def test_sub_tasks_take_turns_in_what_is_rehearsed(folder: Path) -> None:
