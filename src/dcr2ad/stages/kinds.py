@@ -78,7 +78,7 @@ def fit_kinds(
 
     Args:
         data: folders of photographs, see `dcr2ad.datasets.folder.read_folder`; labelled defects, good ones, or both.
-        out: folder for ``kinds.npz`` and ``held_out.json``, and for ``drawn``.
+        out: folder for ``kinds.npz``, ``held_out.json`` and ``rejected.jsonl``, and for ``drawn``.
         knowledge_base: says which entry a label leads to.
         expert: finds the hot spots.
         split: split of the data to use; empty for all.

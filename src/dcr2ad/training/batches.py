@@ -23,7 +23,7 @@ from dcr2ad.errors import InputError
 from dcr2ad.knowledge.base import KnowledgeBase
 from dcr2ad.models.blocks import row_images
 from dcr2ad.models.selection import token_logprobs
-from dcr2ad.models.tree import Span, TokenTree, dense_mask
+from dcr2ad.models.tree import Span, TokenTree, common_prefix, dense_mask
 from dcr2ad.models.tree_attention import has_tree_attention
 from dcr2ad.models.vlm import TokenizedPrompt, VisionLanguageModel
 from dcr2ad.parsing import KNOWLEDGE_CLOSING, response_segments
@@ -71,6 +71,11 @@ class TrainingRow:
     def longest(self) -> int:
         """Tokens of the prompt with its longest response: what must fit the model's positions."""
         return len(self.prompt.ids) + max(len(response.ids) for response in self.responses)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of the prompt and of all responses: what the log counts."""
+        return len(self.prompt.ids) + sum(len(response.ids) for response in self.responses)
 
 
 @dataclass(frozen=True)
@@ -146,9 +151,8 @@ def pair_row(
 def _title_alone(vlm: VisionLanguageModel, trajectory: Trajectory, response: ResponseTokens) -> ResponseTokens:
     """A response with all behind its entry's title unscored; a token that holds the title's end and more counts."""
     opening = response_segments(trajectory.model_copy(update={"why": ""})).path.removesuffix(KNOWLEDGE_CLOSING)
-    title = vlm.response_ids(opening)
-    agreed = next((n for n, (own, whole) in enumerate(zip(title, response.ids, strict=False)) if own != whole), len(title))
-    length = min(agreed + 1, len(title))
+    title = tuple(vlm.response_ids(opening))
+    length = min(common_prefix([title, response.ids]) + 1, len(title))
     return replace(response, segments=(*response.segments[:length], *[UNSCORED] * (len(response.segments) - length)))
 
 

@@ -217,8 +217,8 @@ class _Krdpo:
     def losses(self, session: Session, rows: Sequence[int]) -> Outcome:
         built = [self.row(number) for number in rows]
         beside = [self.rehearsed(number) for number in rows] if self.beside else []
-        found_all = session.logprobs([*built, *beside])
-        logprobs, kept_up = found_all[: len(built)], found_all[len(built) :]
+        every = session.logprobs([*built, *beside])
+        logprobs, kept_up = every[: len(built)], every[len(built) :]
         chosen, rejected = _sums(built, logprobs, 0), _sums(built, logprobs, 1)
         found = krdpo_loss(
             chosen,
@@ -230,17 +230,13 @@ class _Krdpo:
             reasoning_weight=self.settings.reasoning_weight,
         )
         losses, metrics = found.losses, _metrics(found, built)
-        if self.settings.sft_weight:
-            supervised = sft_loss([responses[0] for responses in logprobs])
-            metrics["sft_loss"] = supervised.detach()
-            losses = losses + self.settings.sft_weight * supervised
-        if beside:
-            rehearsed = sft_loss([responses[0] for responses in kept_up])
-            metrics["rehearsal_loss"] = rehearsed.detach()
-            losses = losses + self.settings.rehearsal_weight * rehearsed
-        every = [*built, *beside]
-        tokens = sum(len(row.prompt.ids) + sum(len(response.ids) for response in row.responses) for row in every)
-        return Outcome(losses, metrics, tokens)
+        terms = (("sft_loss", self.settings.sft_weight, logprobs), ("rehearsal_loss", self.settings.rehearsal_weight, kept_up))
+        for name, weight, scored in terms:
+            if weight:
+                supervised = sft_loss([responses[0] for responses in scored])
+                metrics[name] = supervised.detach()
+                losses = losses + weight * supervised
+        return Outcome(losses, metrics, sum(row.tokens for row in [*built, *beside]))
 
     def _score_reference(self, session: Session) -> list[ReferenceScores]:
         """Scores of every pair under the starting policy: those on disk, and the rest computed and appended."""

@@ -120,7 +120,7 @@ class _Sft:
             segments = torch.tensor(row.responses[0].segments, device=values.device)
             for number, name in enumerate(SEGMENTS):
                 metrics[f"loss_{name}"].append(-values.detach()[segments == number].mean())  # NaN for an absent segment
-        tokens = sum(len(row.prompt.ids) + len(row.responses[0].ids) for row in built)
+        tokens = sum(row.tokens for row in built)
         return Outcome(sft_loss(logprobs), {name: torch.stack(values) for name, values in metrics.items()}, tokens)
 
     def after(self, session: Session, step: int, total: int) -> dict[str, float]:
