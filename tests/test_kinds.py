@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from pathlib import Path
 from shutil import rmtree
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import pytest
@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from dcr2ad.artifacts import read_manifest, read_records
 from dcr2ad.cli import app
+from dcr2ad.config import Recipe
 from dcr2ad.datasets.drawn import write_drawn
 from dcr2ad.datasets.folder import read_folder
 from dcr2ad.errors import InputError, ModelError, RunError
@@ -26,6 +27,7 @@ from dcr2ad.models.tower import load_vision_tower
 from dcr2ad.prompts import build_prompt, kind_words
 from dcr2ad.questions import Rejected
 from dcr2ad.stages.kinds import fit_kinds
+from dcr2ad.stages.run import Given, run_recipe
 from dcr2ad.types import ExpertFindings, KindGuess, Question, TextPart
 
 KEYS = ["a"] * 6 + ["b"] * 6 + ["c"] * 6
@@ -182,6 +184,16 @@ def test_a_gallery_without_its_held_out_guesses_is_told(tmp_path: Path, nano_fol
         made = run.invoke(app, [*asked, "-o", str(tmp_path / f"out{len(held_out)}")])
         assert made.exit_code == 0, made.output
         assert ("comes without held_out.json" in made.output) == (len(held_out) < 3)
+    (tmp_path / "held_out.json").unlink()
+    said: list[str] = []
+    recipe, given = Recipe(name="r"), Given(kinds=tmp_path)
+
+    def stopped(label: str) -> NoReturn:
+        raise KeyboardInterrupt(label)
+
+    with pytest.raises(KeyboardInterrupt, match="instruct"):
+        run_recipe(recipe, tmp_path / "drawn", tmp_path / "run", bar=stopped, say=said.append, given=given)
+    assert "comes without held_out.json" in said[-1], "a run says so too"
 
 
 def _write_good_parts(folder: Path) -> None:

@@ -118,7 +118,7 @@ def run_instruct(
     from dcr2ad.endpoint_teacher import EndpointTeacher, open_teacher
     from dcr2ad.expert import Expert
     from dcr2ad.stages.instruct import build_instructions
-    from dcr2ad.stages.kinds import expert_with_kinds, pass_on
+    from dcr2ad.stages.kinds import expert_with_kinds, pass_on, without_held_out
 
     settings = read_recipe(recipe).instruct
     if teacher is not None:
@@ -126,9 +126,8 @@ def run_instruct(
     if draw_defects is not None:
         settings = settings.model_copy(update={"draw_defects": draw_defects})
     expert = expert_with_kinds(kinds, Expert()) if settings.expert else None
-    if kinds is not None and expert is not None and not expert.held_out:
-        what = f"the gallery {kinds} comes without held_out.json: what it was fitted on is told better than others would be"
-        say(f"{what}. `dcr2ad kinds` writes both")
+    if remark := without_held_out(kinds, expert):
+        say(remark)
     forbidden = _read_forbidden(forbid)
     writer = open_teacher(settings.teacher, seed, per_minute=settings.teacher_per_minute)
     with console.progress("instruct") as update:

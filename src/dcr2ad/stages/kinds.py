@@ -201,6 +201,14 @@ def expert_with_kinds(path: Path | None, expert: Expert) -> Expert:
     return expert
 
 
+def without_held_out(path: Path | None, expert: Expert | None) -> str:
+    """What to say of instruction data told by a gallery without its held-out guesses; empty where there is nothing to say."""
+    if path is None or expert is None or expert.held_out:
+        return ""
+    what = f"the gallery {path} comes without {HELD_OUT}: what it was fitted on is told better than others would be"
+    return f"{what}. `dcr2ad kinds` writes both"
+
+
 def pass_on(source: Path, target: Path) -> None:
     """Copy the gallery in one folder, where there is one, to another: it goes with the data told by it, then with the model."""
     file = source / FILE if source.is_dir() else source

@@ -23,7 +23,7 @@ from dcr2ad.expert import Expert
 from dcr2ad.knowledge.base import KnowledgeBase
 from dcr2ad.stages.evaluate import evaluate, summarise, write_report
 from dcr2ad.stages.instruct import build_benchmark, build_instructions
-from dcr2ad.stages.kinds import expert_with_kinds, fit_kinds, pass_on
+from dcr2ad.stages.kinds import expert_with_kinds, fit_kinds, pass_on, without_held_out
 from dcr2ad.stages.knowledge import build_knowledge_base
 from dcr2ad.stages.overlap import training_overlap
 from dcr2ad.stages.variants import Trained, Training, opened
@@ -202,6 +202,8 @@ def _data(
     if trains and given.questions:
         _keep_given(given.questions, out / "instruct", say)
     elif makes_questions and data is not None:
+        if remark := without_held_out(given.kinds, expert):
+            say(remark)
         with bar("instruct") as update:
             made = build_instructions(
                 data, out / "instruct", knowledge, settings, seed=recipe.seed, expert=expert, progress=update, datasets=seen
