@@ -15,7 +15,7 @@ from dcr2ad.config import EvaluateSettings, Grid, Recipe
 from dcr2ad.datasets.layouts import Row
 from dcr2ad.errors import InputError, UnknownNameError
 from dcr2ad.report.ablation import ANY, ablation, cell_text, to_csv
-from dcr2ad.report.tables import result_rows
+from dcr2ad.report.tables import protocol_label, result_rows
 from dcr2ad.stages.evaluate import summarise
 from dcr2ad.stages.run import Given, Subset, _chosen, _keep_given, _seen, evaluate_baselines, run_recipe, tag_of
 from dcr2ad.types import EvalProtocol, ExpertFindings, KindGuess, Prediction, Question, Sample, Subtask
@@ -130,6 +130,8 @@ def test_the_grid_is_a_product_and_a_cell_stands_once() -> None:
         "1shot-none-expert-score", "1shot-oracle-expert-score", "0shot-none-expert-score", "0shot-oracle-expert-score",
     ]  # fmt: skip
     assert EvaluateSettings().cells == (EvalProtocol(),)
+    (half,) = Grid(contexts=("routed",), expert=(True,), shots=(1,), precision="bf16").protocols
+    assert tag_of(half) == "1shot-routed-expert-score-bf16" and protocol_label(half).endswith("scoring strict, in bf16")
 
 
 def test_a_subset_is_chosen_in_the_recipes_order_and_what_is_unknown_is_named() -> None:

@@ -7,8 +7,10 @@ from math import log
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
-from dcr2ad.artifacts import read_records
+from dcr2ad.artifacts import read_records, write_records
+from dcr2ad.cli import app
 from dcr2ad.config import MineSettings, SynthesizeSettings
 from dcr2ad.errors import InputError, RunError
 from dcr2ad.knowledge.base import KnowledgeBase
@@ -20,8 +22,9 @@ from dcr2ad.prompts import DEFAULT_WORDING, Wording, answer_prompt, build_prompt
 from dcr2ad.questions import Rejected
 from dcr2ad.reasoning import write_responses
 from dcr2ad.stages.asking import _with, ask_together
-from dcr2ad.stages.evaluate import evaluate
+from dcr2ad.stages.evaluate import evaluate, read_report
 from dcr2ad.stages.mine import calibrate, mine_boundary
+from dcr2ad.stages.paired import compare
 from dcr2ad.stages.synthesize import check_pair, make_pair, one_sided, synthesize_pairs
 from dcr2ad.teacher import BuiltinTeacher
 from dcr2ad.types import (
@@ -261,6 +264,24 @@ def test_another_protocol_never_mixes(model: HFModel, questions: list[Question],
     evaluate(model, questions, tiny_base(), EvalProtocol(), tmp_path / "e")
     with pytest.raises(RunError, match="protocol"):
         evaluate(model, questions, tiny_base(), EvalProtocol(shots=0), tmp_path / "e")
+
+
+def test_the_command_computes_in_the_precision_asked_for(questions: list[Question], tmp_path: Path) -> None:
+    write_records(tmp_path / "questions.jsonl", questions)
+    asked = ["evaluate", str(tmp_path / "questions.jsonl"), "-m", f"hf:{tiny_internvl(tmp_path / 'm')}", "--no-expert"]
+    found = []
+    for precision in ("fp32", "bf16"):
+        done = CliRunner().invoke(app, [*asked, "--precision", precision, "-o", str(tmp_path / precision)])
+        assert done.exit_code == 0, done.output
+        assert read_report(tmp_path / precision).protocol.precision == precision
+        found.append([p.probabilities for p in read_records(tmp_path / precision / "predictions.jsonl", Prediction)])
+    assert found[0] != found[1] and all(a == pytest.approx(b, abs=0.05) for a, b in zip(*found, strict=True))
+    with pytest.raises(InputError, match="--differ precision"):
+        compare(tmp_path / "fp32", tmp_path / "bf16")
+    for model, precision, told in (("openai:m@http://127.0.0.1:9/v1", "bf16", "run here"), (asked[3], "fp8", "precision")):
+        refused = CliRunner().invoke(app, [*asked[:3], model, "--precision", precision, "-o", str(tmp_path / "no")])
+        assert isinstance(refused.exception, InputError) and told in str(refused.exception)
+    assert not (tmp_path / "no").exists()
 
 
 def test_a_broken_image_is_a_failed_answer_and_the_rest_go_on(

@@ -276,3 +276,4 @@ def test_bfloat16_is_computed_in_where_it_was_asked_for_and_the_processor_can(
     one, two = (letter_probabilities(model, asked, [2])[0] for model in (quick, exact))
     assert one == pytest.approx(two, abs=0.05 if able else 1e-6)
     assert quick.generate(asked, Sampling(max_new_tokens=3))[0][0].new_tokens <= 3
+    assert HFModel.open(spec, precision="bf16").vlm.model.dtype == torch.bfloat16, "by name it is, whatever the processor has"

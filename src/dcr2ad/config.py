@@ -14,7 +14,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from dcr2ad.errors import RecordError
-from dcr2ad.types import Answering, Context, EvalProtocol, RouteMode, Subtask
+from dcr2ad.types import Answering, Context, EvalProtocol, Precision, RouteMode, Subtask
 
 Scored = Literal["all", "distinct", "title"]
 """Which tokens of a preference pair count, see `KrdpoSettings.tokens`."""
@@ -222,12 +222,15 @@ class Grid(Settings):
     """References shown."""
     answering: tuple[Answering, ...] = ("score",)
     """How the answer is taken."""
+    precision: Precision = "fp32"
+    """What a model on a CPU computes in, in every cell."""
 
     @property
     def protocols(self) -> tuple[EvalProtocol, ...]:
         """One protocol a cell, contexts varying fastest."""
         cells = product(self.shots, self.expert, self.answering, self.contexts)
-        return tuple(EvalProtocol(shots=s, expert=e, answering=a, context=c) for s, e, a, c in cells)
+        one = self.precision
+        return tuple(EvalProtocol(shots=s, expert=e, answering=a, context=c, precision=one) for s, e, a, c in cells)
 
 
 class EvaluateSettings(Settings):

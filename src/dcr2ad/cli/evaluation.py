@@ -61,6 +61,9 @@ def evaluate(
     templates: Annotated[str, typer.Option(help="MMAD's references: random or similar.")] = "random",
     shard: Annotated[str, typer.Option(help="Part i/n of the images; join them with dcr2ad merge.")] = "1/1",
     workers: Annotated[int, typer.Option(min=1, help="Workers to spread the images over, by Ray.")] = 1,
+    precision: Annotated[
+        str, typer.Option(help="On a CPU: fp32, or bf16, faster where the CPU has units for it and not quite equal.")
+    ] = "fp32",
     out: Out = Path("runs/evaluate"),
     knowledge: Base = None,
     fresh: Fresh = False,
@@ -87,7 +90,7 @@ def evaluate(
         )
         return
     protocol = {"shots": shots, "context": context, "expert": expert, "answering": answering, "scoring": scoring}
-    protocol |= {"routing": modes[0], "orders": orders or 1}
+    protocol |= {"routing": modes[0], "orders": orders or 1, "precision": precision}
     run_evaluate(
         questions,
         out,

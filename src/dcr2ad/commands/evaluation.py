@@ -80,6 +80,8 @@ def run_evaluate(
     if is_mmad(questions):
         protocol = {**protocol, "references": templates}
     asked = _protocol(protocol)
+    if model.startswith("openai:") and asked.precision != "fp32":
+        raise InputError("--precision is for models that run here", "Leave it out: the server decides")
     part = _shard(shard)
     if workers > 1 and part != (1, 1):
         raise InputError("--workers makes shards of its own", "Leave --shard out")
@@ -91,7 +93,7 @@ def run_evaluate(
     from dcr2ad.stages.overlap import training_overlap
     from dcr2ad.stages.spread import Work, evaluate_on_workers, shards_for
 
-    opened = open_model(model) if workers == 1 else None
+    opened = open_model(model, precision=asked.precision) if workers == 1 else None
     with console.progress("leak guard") as update:
         leaks = training_overlap(model, rows, update)
     _print_leaks(leaks)

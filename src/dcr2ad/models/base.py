@@ -18,7 +18,7 @@ from pydantic import Field
 from dcr2ad.errors import CannotScoreError, UnknownNameError
 from dcr2ad.models.shipped import is_nano
 from dcr2ad.parsing import LETTERS
-from dcr2ad.types import Completion, OptionScores, Prompt, Record, RouteMode, RoutingCalibration, Sampling
+from dcr2ad.types import Completion, OptionScores, Precision, Prompt, Record, RouteMode, RoutingCalibration, Sampling
 
 if TYPE_CHECKING:
     from dcr2ad.models.hf import HFModel
@@ -146,15 +146,16 @@ def softmax(values: Sequence[float], temperature: float = 1.0) -> tuple[float, .
     return tuple(weight / total for weight in weights)
 
 
-def open_model(spec: str, *, precision: Literal["fp32", "auto"] = "fp32") -> ChatModel:
+def open_model(spec: str, *, precision: Precision | Literal["auto"] = "fp32") -> ChatModel:
     """Open a model by name.
 
     Args:
         spec: ``nano`` (the embedded model with the adapter that ships), ``nano:real``, ``nano:drawn`` or ``nano:base``
             (`dcr2ad.models.shipped`), the folder a training stage wrote, ``hf:PATH`` (a
             transformers folder), or ``openai:MODEL@URL``.
-        precision: on a CPU, ``fp32`` computes in float32, as every published figure does; ``auto`` in bfloat16 where the CPU
-            has units for it. On a GPU it is bfloat16 in either case.
+        precision: on a CPU, ``fp32`` computes in float32, as every published figure does that says nothing else; ``bf16`` in
+            bfloat16, several times slower on a CPU without units for it; ``auto`` in bfloat16 where it has them. On a GPU it is
+            bfloat16 in each case.
 
     Raises:
         UnknownNameError: the name is none of these.

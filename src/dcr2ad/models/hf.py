@@ -27,7 +27,7 @@ from dcr2ad.models.placement import cpu_has_bfloat16
 from dcr2ad.models.prefix import PrefixRunner
 from dcr2ad.models.shipped import adapter_digest, adapter_folder, is_nano
 from dcr2ad.models.vlm import TokenizedPrompt, VisionLanguageModel
-from dcr2ad.types import Completion, OptionScores, Prompt, Sampling
+from dcr2ad.types import Completion, OptionScores, Precision, Prompt, Sampling
 
 KEPT_OPTIONS = 4096
 """Continuations whose token ids are kept."""
@@ -50,7 +50,7 @@ class HFModel:
         self._ids: dict[str, list[int]] = {}
 
     @classmethod
-    def open(cls, spec: str, *, precision: Literal["fp32", "auto"] = "fp32") -> HFModel:
+    def open(cls, spec: str, *, precision: Precision | Literal["auto"] = "fp32") -> HFModel:
         """Open ``nano``, ``nano:NAME``, ``hf:PATH`` or a folder that a training stage wrote.
 
         Adapters are merged in the type the weights were loaded in; `precision` is that of `dcr2ad.models.base.open_model`.
@@ -60,7 +60,8 @@ class HFModel:
         """
         folder, adapters, digest = resolve(spec)
         vlm = VisionLanguageModel.load(folder)
-        half = torch.bfloat16 if precision == "auto" and vlm.device.type == "cpu" and cpu_has_bfloat16() else None
+        wanted = precision == "bf16" or (precision == "auto" and cpu_has_bfloat16())
+        half = torch.bfloat16 if wanted and vlm.device.type == "cpu" else None
         for place, adapter in enumerate(adapters, 1):
             vlm.model = merge_for_inference(vlm.model, adapter, kept_in=half if place == len(adapters) else None)
         if half:

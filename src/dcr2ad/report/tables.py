@@ -83,7 +83,8 @@ def protocol_label(protocol: EvalProtocol) -> str:
     if protocol.context == "routed" and (protocol.routing, protocol.orders) != ("hybrid", 1):
         knowledge += f" ({protocol.routing}" + (f", mean of {protocol.orders} orders)" if protocol.orders > 1 else ")")
     expert = "with visual expert" if protocol.expert else "without visual expert"
-    return f"{protocol.shots}-shot, {knowledge}, {expert}, answered by {protocol.answering}, scoring {protocol.scoring}"
+    scoring = protocol.scoring if protocol.precision == "fp32" else f"{protocol.scoring}, in {protocol.precision}"
+    return f"{protocol.shots}-shot, {knowledge}, {expert}, answered by {protocol.answering}, scoring {scoring}"
 
 
 def stage_of(tag: str) -> str | None:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from itertools import groupby
 from pathlib import Path
 
 from dcr2ad.artifacts import StageFolder, digest_records, read_records, write_records, write_text
@@ -117,7 +118,8 @@ def tag_of(protocol: EvalProtocol) -> str:
     if context == "routed" and (protocol.routing, protocol.orders) != ("hybrid", 1):
         context += f"-{protocol.routing}" + (f"{protocol.orders}" if protocol.orders > 1 else "")
     parts = [f"{protocol.shots}shot", context, "expert" if protocol.expert else "alone", protocol.answering]
-    return "-".join(parts + ([] if protocol.scoring == "strict" else [protocol.scoring]))
+    parts += [] if protocol.scoring == "strict" else [protocol.scoring]
+    return "-".join(parts + ([] if protocol.precision == "fp32" else [protocol.precision]))
 
 
 def evaluate_baselines(
@@ -271,20 +273,21 @@ def _evaluated(
 ) -> Iterator[tuple[str, EvalReport]]:
     """Every cell of one model."""
     name = model.variant.name + (f"-seed{model.seed}" if model.seed not in {None, first} else "")
-    with opened(model.spec) as chat:
-        leaks = training_overlap(model.spec, benchmark)
-        for protocol in cells:
-            tag = f"{name}-{tag_of(protocol)}"
-            with bar(f"evaluate {tag}") as update:
-                report = evaluate(
-                    chat,
-                    benchmark,
-                    knowledge,
-                    protocol,
-                    out / tag,
-                    leaks=leaks,
-                    variant=model.variant.label or model.variant.name,
-                    seed=model.seed,
-                    progress=update,
-                )
-            yield tag, report
+    leaks = training_overlap(model.spec, benchmark)
+    for precision, alike in groupby(cells, key=lambda cell: cell.precision):
+        with opened(model.spec, precision=precision) as chat:
+            for protocol in alike:
+                tag = f"{name}-{tag_of(protocol)}"
+                with bar(f"evaluate {tag}") as update:
+                    report = evaluate(
+                        chat,
+                        benchmark,
+                        knowledge,
+                        protocol,
+                        out / tag,
+                        leaks=leaks,
+                        variant=model.variant.label or model.variant.name,
+                        seed=model.seed,
+                        progress=update,
+                    )
+                yield tag, report

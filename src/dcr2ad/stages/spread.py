@@ -138,7 +138,7 @@ class Worker:
         try:
             self._questions = RecordFile(work.out / SHARDS / QUESTIONS, Question)
             self._expert = Expert(keep=KEPT_IN_ORDER) if work.expert else None
-            self._model = open_model(work.spec)
+            self._model = open_model(work.spec, precision=work.protocol.precision)
         except Dcr2adError as error:  # told with the shard: what a constructor raises reaches nobody as one line
             self._problem = str(error)
 

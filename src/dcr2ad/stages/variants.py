@@ -25,7 +25,7 @@ from dcr2ad.stages.synthesize import one_sided, synthesize_pairs
 from dcr2ad.teacher import BuiltinTeacher
 from dcr2ad.training.krdpo import displaced, partners, train_krdpo
 from dcr2ad.training.sft import train_sft
-from dcr2ad.types import BoundaryQuestion, PreferencePair, Question
+from dcr2ad.types import BoundaryQuestion, Precision, PreferencePair, Question
 
 
 @dataclass(frozen=True)
@@ -192,13 +192,13 @@ def _named(folder: Path, run: Path) -> str:
 
 
 @contextmanager
-def opened(spec: str, *, base: bool = False) -> Iterator[HFModel]:
+def opened(spec: str, *, base: bool = False, precision: Precision = "fp32") -> Iterator[HFModel]:
     """A model (or the base of its adapter) for the length of one stage; its memory is given back at the end.
 
     A caller's own name for it lives until the caller returns, so what the stage before held is given back first.
     """
     release_memory()
-    model = HFModel.open_base(spec) if base else HFModel.open(spec)
+    model = HFModel.open_base(spec) if base else HFModel.open(spec, precision=precision)
     try:
         yield model
     finally:

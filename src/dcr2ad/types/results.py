@@ -145,6 +145,7 @@ Context = Literal["none", "category", "routed", "oracle"]
 Answering = Annotated[str, Field(pattern=r"^(score|reason|reason@[1-9][0-9]?)$")]
 """``score``, ``reason``, or ``reason@k`` with k sampled trajectories, for example ``reason@8``."""
 Scoring = Literal["strict", "mmad-official"]
+Precision = Literal["fp32", "bf16"]
 
 
 class EvalProtocol(Record):
@@ -168,6 +169,8 @@ class EvalProtocol(Record):
     """Digest of the user's own wording; empty for the project's."""
     references: Literal["", "random", "similar"] = ""
     """Which of MMAD's two lists of references is shown; empty for other benchmarks."""
+    precision: Precision = "fp32"
+    """What a model on this CPU computes in; on a GPU, and behind a server, it has no meaning."""
 
     @property
     def trajectories(self) -> int:
