@@ -92,6 +92,9 @@ def test_the_ablation_is_one_recipe() -> None:
     budgets = {(s.epochs, s.max_steps, s.batch_size, s.gradient_accumulation) for s in onwards}
     assert len(budgets) == 1
     assert {getattr(settings, "rejected", None) for settings in onwards} == {"matched", "shared", "unrouted", None}
+    rehearsing = recipe.model_copy(update={"krdpo": recipe.krdpo.model_copy(update={"rehearsal_weight": 1.0})})
+    more = {v.train: rehearsing.settings_of(v).batch_size for v in recipe.variants if v.train in {"more-sft", "krdpo"}}
+    assert more["more-sft"] == 2 * more["krdpo"], "as many pairs a step, each with the question that is rehearsed beside it"
 
 
 @pytest.mark.parametrize("line", ["path_weight = 2.0", "reasoning_weight = 0.5", 'reasoning = "shared"'])

@@ -333,6 +333,8 @@ class Recipe(Settings):
         values = (self.krdpo if variant.train == "krdpo" else self.sft).model_dump()
         if variant.train == "more-sft":
             values |= {name: getattr(self.krdpo, name) for name in _BUDGET}
+            if self.krdpo.rehearsal_weight:  # a pair comes with a question beside it
+                values["batch_size"] *= 2
         try:
             return kind.model_validate({**values, **variant.settings})
         except ValidationError as error:

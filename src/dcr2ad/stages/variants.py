@@ -113,7 +113,6 @@ class Training:
             chosen = [pair.question.model_copy(update={"response": pair.chosen}) for pair in pairs]
             if self.recipe.krdpo.rehearsal_weight:
                 chosen += partners(pairs, self.questions, seed)
-                settings = settings.model_copy(update={"batch_size": 2 * settings.batch_size})
             return self._supervised(variant.name, chosen, settings, sft, seed)
         assert isinstance(settings, KrdpoSettings)
         out = self._home(seed) / variant.name
