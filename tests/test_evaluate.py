@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from dcr2ad.artifacts import read_records, write_records
+from dcr2ad.artifacts import read_manifest, read_records, write_records
 from dcr2ad.cli import app
 from dcr2ad.config import MineSettings, SynthesizeSettings
 from dcr2ad.errors import InputError, RunError
@@ -275,6 +275,8 @@ def test_the_command_computes_in_the_precision_asked_for(questions: list[Questio
         assert done.exit_code == 0, done.output
         assert read_report(tmp_path / precision).protocol.precision == precision
         found.append([p.probabilities for p in read_records(tmp_path / precision / "predictions.jsonl", Prediction)])
+        named = read_manifest(tmp_path / precision).config["protocol"].get("precision")
+        assert named == (None if precision == "fp32" else precision), "evaluations of versions without precision go on"
     assert found[0] != found[1] and all(a == pytest.approx(b, abs=0.05) for a, b in zip(*found, strict=True))
     with pytest.raises(InputError, match="--differ precision"):
         compare(tmp_path / "fp32", tmp_path / "bf16")

@@ -82,8 +82,9 @@ def evaluate(
         CannotScoreError: the protocol scores and the model gives no probabilities.
     """
     _check(questions)
+    # An evaluation in float32 is named as versions without `precision` named it, and continues what they began.
     config = {
-        "protocol": protocol.model_dump(),
+        "protocol": protocol.model_dump(exclude={"precision"} if protocol.precision == "fp32" else None),
         "model": model.info.digest,
         "backend": model.info.backend,
         "knowledge": knowledge_base.digest,
