@@ -283,6 +283,8 @@ def test_the_command_computes_in_the_precision_asked_for(questions: list[Questio
     for model, precision, told in (("openai:m@http://127.0.0.1:9/v1", "bf16", "run here"), (asked[3], "fp8", "precision")):
         refused = CliRunner().invoke(app, [*asked[:3], model, "--precision", precision, "-o", str(tmp_path / "no")])
         assert isinstance(refused.exception, InputError) and told in str(refused.exception)
+    refused = CliRunner().invoke(app, [*asked, "--what", "routing", "--precision", "bf16", "-o", str(tmp_path / "no")])
+    assert isinstance(refused.exception, InputError) and "float32" in str(refused.exception)
     assert not (tmp_path / "no").exists()
 
 

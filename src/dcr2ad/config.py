@@ -229,8 +229,7 @@ class Grid(Settings):
     def protocols(self) -> tuple[EvalProtocol, ...]:
         """One protocol a cell, contexts varying fastest."""
         cells = product(self.shots, self.expert, self.answering, self.contexts)
-        one = self.precision
-        return tuple(EvalProtocol(shots=s, expert=e, answering=a, context=c, precision=one) for s, e, a, c in cells)
+        return tuple(EvalProtocol(shots=s, expert=e, answering=a, context=c, precision=self.precision) for s, e, a, c in cells)
 
 
 class EvaluateSettings(Settings):

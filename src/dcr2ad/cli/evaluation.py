@@ -72,7 +72,7 @@ def evaluate(
     from dcr2ad.commands.evaluation import run_evaluate
     from dcr2ad.commands.routing import check_what, run_evaluate_routing
 
-    modes = check_what(what, routing or [], calibrate=calibrate, whole_base=whole_base)
+    modes = check_what(what, routing or [], calibrate=calibrate, whole_base=whole_base, precision=precision)
     if what == "routing":
         run_evaluate_routing(
             questions,

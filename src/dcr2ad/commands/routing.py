@@ -13,7 +13,9 @@ from dcr2ad.prompts import DEFAULT_WORDING, load_wording
 from dcr2ad.types import Question, RouteMode
 
 
-def check_what(what: str, modes: Sequence[str], *, calibrate: bool, whole_base: bool = False) -> list[RouteMode]:
+def check_what(
+    what: str, modes: Sequence[str], *, calibrate: bool, whole_base: bool = False, precision: str = "fp32"
+) -> list[RouteMode]:
     """The route modes asked for, hybrid where none is; all of them for `--what routing`."""
     if what not in {"answers", "routing"}:
         raise InputError(f"--what {what!r} is nothing that is measured", "Use answers or routing")
@@ -21,6 +23,8 @@ def check_what(what: str, modes: Sequence[str], *, calibrate: bool, whole_base: 
         raise InputError("--calibrate fits the router", "Use it with --what routing")
     if whole_base and what != "routing":
         raise InputError("--whole-base ranks for the router's figures", "Use it with --what routing")
+    if precision != "fp32" and what == "routing":
+        raise InputError("the router's figures are taken in float32", "Leave --precision out")
     found = list(dict.fromkeys(route_mode(mode) for mode in modes))
     if what == "answers" and len(found) > 1:
         raise InputError("answers are measured under one route mode", "Give --routing once")
