@@ -114,7 +114,7 @@ class TrainSettings(Settings):
     """Whether the projector from vision to language is trained; not in the paper."""
     freeze_vision: bool = True
     """Whether the vision tower stays frozen; not in the paper."""
-    precision: Literal["auto", "fp32", "bf16"] | None = None
+    precision: Literal[Precision, "auto"] | None = None
     """What products are computed in. None: bfloat16 on a GPU, float32 on a CPU. ``auto``: bfloat16 also on a CPU that has units
     for it. Trained weights and the optimiser stay float32 in each case; not in the paper."""
     gradient_checkpointing: bool = False

@@ -204,7 +204,7 @@ def _data(
     if trains and given.questions:
         _keep_given(given.questions, out / "instruct", say)
     elif makes_questions and data is not None:
-        if remark := without_held_out(given.kinds, expert):
+        if remark := without_held_out(given.kinds, expert if settings.expert else None):
             say(remark)
         with bar("instruct") as update:
             made = build_instructions(

@@ -170,7 +170,7 @@ class EvalProtocol(Record):
     references: Literal["", "random", "similar"] = ""
     """Which of MMAD's two lists of references is shown; empty for other benchmarks."""
     precision: Precision = "fp32"
-    """What a model on this CPU computes in; on a GPU, and behind a server, it has no meaning."""
+    """What a model computes in on a CPU; on a GPU, and behind a server, it has no meaning."""
 
     @property
     def trajectories(self) -> int:
