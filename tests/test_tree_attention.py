@@ -92,6 +92,21 @@ def test_without_spans_it_is_sdpa() -> None:
     assert torch.allclose(found, by_mask(whole, *given_, scaling=0.3), atol=1e-6)
 
 
+@given(st.integers(0, 10**6), st.integers(1, 3), st.integers(1, subject.FEW + 2), st.sampled_from([(4, 4), (6, 2), (3, 1)]))
+def test_few_tokens_behind_a_cache_equal_the_mask(seed: int, rows: int, length: int, shape: tuple[int, int]) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    heads, groups = shape
+    query = torch.randn(rows, heads, length, 8, generator=generator, dtype=torch.float64)
+    key, value = torch.randn(2, rows, groups, length + 5, 8, generator=generator, dtype=torch.float64)
+    mask = torch.rand(rows, 1, length, length + 5, generator=generator) < 0.5
+    mask[..., 0] = True
+    module = SimpleNamespace(num_key_value_groups=heads // groups, is_causal=True)
+    found, _ = subject.tree_attention(module, query, key, value, mask, scaling=0.3)  # type: ignore[arg-type]
+    wide = [tensor.repeat_interleave(heads // groups, dim=1) for tensor in (key, value)]
+    scores = (query @ wide[0].mT * 0.3).masked_fill(~mask, -torch.inf)
+    assert torch.allclose(found, (scores.softmax(-1) @ wide[1]).transpose(1, 2), rtol=0, atol=1e-13)
+
+
 def test_autocast_computes_in_its_type() -> None:
     tree = random_tree(5)
     query, key, value = tensors(len(tree), 4, 2, torch.float32, 0)

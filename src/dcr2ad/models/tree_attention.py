@@ -4,7 +4,7 @@ Registered with transformers as ``dcr2ad_tree``: with the keyword ``spans`` (`To
 just what the tree's mask lets through; without it, it is ``sdpa``. On a CPU the spans are cut into tiles of products that the
 matrix units do well, probabilities are computed anew for the gradient as flash attention does, and heads that share keys are
 one product; elsewhere each span is one call of torch's attention. That this equals the masked forward is proved in the tests.
-Knows nothing about models or tokens. Not in the paper.
+A decoding step's few tokens have all heads that share keys asked together. Knows nothing about models. Not in the paper.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ NAME = "dcr2ad_tree"
 """Name under which transformers knows it."""
 TILE = 192
 """Nodes whose scores are computed together on a CPU: enough for the matrix units, few enough for their cache."""
+FEW = 8
+"""Tokens of a decoding step at most: heads that share keys are asked as if they were tokens."""
 
 
 def use_tree_attention(model: Any) -> None:
@@ -67,6 +69,8 @@ def tree_attention(
     Returns:
         shape ``(1, T, heads, D)``, and None.
     """
+    if spans is None and attention_mask is not None and query.shape[2] <= FEW and key.shape[1] < query.shape[1]:
+        return _together(query, key, value, attention_mask, dropout, scaling), None
     if spans is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **more)
     kind = query.device.type
@@ -82,6 +86,22 @@ def tree_attention(
 
 AttentionInterface.register(NAME, tree_attention)
 AttentionMaskInterface.register(NAME, sdpa_mask)
+
+
+def _together(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor, dropout: float, scaling: float | None
+) -> torch.Tensor:
+    """Attention of few tokens ``(N, heads, T, D)``, heads that share keys as tokens of one head: each key is read once.
+
+    In bfloat16 on a CPU torch's attention of one token takes five times as long with each head by itself
+    (``benchmarks/step_attention.py``).
+    """
+    rows, heads, length, width = query.shape
+    groups = key.shape[1]
+    masks = mask.repeat(1, 1, heads // groups, 1)
+    asked = query.reshape(rows, groups, -1, width)
+    found = scaled_dot_product_attention(asked, key, value, attn_mask=masks, dropout_p=dropout, scale=scaling)
+    return found.reshape(rows, heads, length, width).transpose(1, 2).contiguous()
 
 
 def _by_torch(
