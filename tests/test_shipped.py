@@ -109,6 +109,36 @@ def test_a_whole_model_is_packed_small_with_manifest_and_card(folder: Path, tmp_
     assert same(HFModel.open(str(tmp_path / "packed")).vlm.model, merged, 1e-6)
 
 
+@pytest.mark.parametrize("kind", ["full", "adapter"])
+def test_a_part_of_the_way_is_packed(kind: str, folder: Path, tmp_path: Path) -> None:
+    vlm = VisionLanguageModel.load(folder)
+    if kind == "full":
+        vlm.model = tuned(folder, rank=2)
+    else:
+        load_trainable(vlm, SftSettings(method="lora", lora_rank=2, lora_alpha=4))
+        with torch.no_grad():
+            for name, value in vlm.model.named_parameters():
+                if "lora_B" in name:
+                    value += 0.5
+    about = {"base": f"hf:{folder}", "base_digest": "", "stage": "sft", "seed": 3, "recipe": {}, "train_images": {}}
+    save_trained(vlm, tmp_path / "model", about, dtype=torch.float32)
+    made = pack_adapter(tmp_path / "model", tmp_path / "half", Packing(rank=2 if kind == "full" else None, part=0.5))
+    assert (
+        made.part == 0.5 and made.extracted["rank"] == 2 and "0.5 of the way" in (tmp_path / "half" / "README.md").read_text()
+    )
+    start, end = load(folder), HFModel.open(str(tmp_path / "model")).vlm.model
+    half = dict(HFModel.open(str(tmp_path / "half")).vlm.model.named_parameters())
+    ends, moved = dict(end.named_parameters()), 0
+    for name, value in start.named_parameters():
+        assert torch.allclose(half[name], (value + ends[name]) / 2, atol=2e-2)
+        moved += not torch.equal(value, ends[name])
+        if name.endswith("up_proj.weight"):
+            assert not torch.allclose(half[name], ends[name], atol=2e-2)
+    assert moved
+    with pytest.raises(InputError, match=r"no such part of a training: 1\.5"):
+        pack_adapter(tmp_path / "model", tmp_path / "more", Packing(part=1.5))
+
+
 def test_the_card_prints_the_reports_own_figures_and_the_worst() -> None:
     report = EvalReport(
         protocol=EvalProtocol(),

@@ -171,13 +171,14 @@ def pack(
     out: Annotated[Path, typer.Argument(help="Folder to write.")],
     rank: Annotated[int | None, typer.Option(help="Of a whole model: rank of every weight's change.")] = None,
     energy: Annotated[float, typer.Option(help="Of a whole model, without --rank: share of each squared change kept.")] = 0.9,
+    part: Annotated[float, typer.Option(help="Share of the training's change that is kept: 0.5 goes half of the way.")] = 1.0,
     licence: Annotated[str, typer.Option(help="What the licences of the training data allow.")] = "",
     report: Annotated[list[Path] | None, typer.Option(help="Folder of an evaluation of it, for the card; repeat.")] = None,
 ) -> None:
     """Make a small adapter to ship: bfloat16, low rank of a full fine-tuning, manifest and model card."""
     from dcr2ad.commands.training import run_pack
 
-    run_pack(model, out, rank=rank, energy=energy, licence=licence, reports=report or [])
+    run_pack(model, out, rank=rank, energy=energy, part=part, licence=licence, reports=report or [])
 
 
 @app.command()

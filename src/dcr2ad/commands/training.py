@@ -223,14 +223,16 @@ def run_adapt(
     say(f"use it: dcr2ad diagnose PART.jpg --reference GOOD.jpg -m {done.model}")
 
 
-def run_pack(model: Path, out: Path, *, rank: int | None, energy: float, licence: str, reports: Sequence[Path]) -> None:
+def run_pack(
+    model: Path, out: Path, *, rank: int | None, energy: float, part: float, licence: str, reports: Sequence[Path]
+) -> None:
     """Verb `pack`."""
     from dcr2ad.stages.evaluate import read_report
     from dcr2ad.stages.kinds import pass_on
     from dcr2ad.training.packing import Packing, pack_adapter
 
     found = {folder.name: read_report(folder) for folder in reports}
-    made = pack_adapter(model, out, Packing(rank=rank, energy=energy, licence=licence, reports=found))
+    made = pack_adapter(model, out, Packing(rank=rank, energy=energy, part=part, licence=licence, reports=found))
     pass_on(model, out)
     size = sum(path.stat().st_size for path in out.iterdir()) / 2**20
     print_counts("pack", {"megabytes": round(size, 1), "training images": len(made.train_images), **made.extracted}, out)

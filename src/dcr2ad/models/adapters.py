@@ -71,6 +71,8 @@ class TrainedModel(Record):
     """What the licences of that data allow, in words; empty where nobody said."""
     extracted: dict[str, float] = Field(default_factory=dict)
     """Of a full fine-tuning made an adapter: largest rank, share of the weight change kept, relative error it leaves."""
+    part: float = 1.0
+    """How far it lies from the model that training went on from to the trained one (`dcr2ad.training.packing`)."""
     routing: dict[RouteMode, RoutingCalibration] = Field(default_factory=dict)
     """Temperature and threshold fitted for each route mode (`dcr2ad evaluate --what routing --calibrate`)."""
 

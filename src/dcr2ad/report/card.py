@@ -37,6 +37,8 @@ def model_card(trained: TrainedModel, reports: Mapping[str, EvalReport]) -> str:
         f"- {len(trained.train_images)} photographs ({_counts(trained.data)}); their digests and perceptual hashes are there "
         "too, so that an evaluation can refuse them",
     ]
+    if trained.part < 1:
+        lines.append(f"- {trained.part:g} of the way from the model that training went on from to the trained one")
     if trained.extracted:
         cut = trained.extracted
         lines.append(

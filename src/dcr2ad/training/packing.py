@@ -2,8 +2,8 @@
 
 Reads the folder of a training stage; writes a folder that `dcr2ad.models.hf` opens like any other. Weights are rounded to
 bfloat16. A whole model is cut to low rank first (`dcr2ad.training.extract`), and so is an adapter trained on one of the
-package's own: it becomes one adapter on the embedded model before any training. What rounding and cutting cost is to be
-measured on the packed folder. Not in the paper.
+package's own: it becomes one adapter on the embedded model before any training. Of the training's change a part alone can be
+kept. What rounding, cutting and leaving out cost is to be measured on the packed folder. Not in the paper.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -34,12 +35,15 @@ class Packing:
     Attributes:
         rank: of a whole model, the rank of every weight's change; None chooses each by `energy`.
         energy: of a whole model, share of each weight's squared change that is kept.
+        part: how far to go from the model that the training went on from (0) to the trained one (1). Half of the way may keep
+            more of what was known, and most of what was learnt (WiSE-FT, Wortsman et al. 2022).
         licence: what the licences of the training data allow, in words; empty keeps what the folder says.
         reports: evaluations to print in the card, by name.
     """
 
     rank: int | None = None
     energy: float = 0.9
+    part: float = 1.0
     licence: str = ""
     reports: Mapping[str, EvalReport] = field(default_factory=dict)
 
@@ -54,8 +58,11 @@ def pack_adapter(folder: str | Path, out: str | Path, how: Packing = Packing()) 
 
     Raises:
         ModelError: the folder is no trained model.
-        InputError: something stands at `out`, or an adapter of the embedded model is larger than the package takes.
+        InputError: something stands at `out`, the part is none, or an adapter of the embedded model is larger than the package
+            takes.
     """
+    if not 0 < how.part <= 1:
+        raise InputError(f"no such part of a training: {how.part}", "Give more than 0 and at most 1")
     source, target = Path(folder), Path(out)
     trained = read_trained(source)
     if target.exists():
@@ -67,9 +74,13 @@ def pack_adapter(folder: str | Path, out: str | Path, how: Packing = Packing()) 
     try:
         update: dict[str, object] = {"kind": "adapter", "licence": how.licence or trained.licence}
         stacked = trained.kind == "adapter" and bool(adapter_digest(trained.base))
-        if trained.kind == "full" or stacked:
+        if trained.kind == "full" or stacked or how.part < 1:
             base, tuned = (HFModel.open(name).vlm.model for name in (BASE if stacked else trained.base, str(source)))
-            update["extracted"] = extract_adapter(base, tuned, raw, rank=how.rank, energy=how.energy).record()
+            if how.part < 1:
+                _go_back(tuned, HFModel.open(trained.base).vlm.model, how.part)
+            rank = how.rank or (None if trained.kind == "full" or stacked else _rank_of(source))
+            update["extracted"] = extract_adapter(base, tuned, raw, rank=rank, energy=how.energy).record()
+            update["part"] = how.part
             if stacked:
                 update |= {"base": BASE, "base_digest": model_digest(base), "base_adapter": ""}
             source = raw
@@ -88,6 +99,18 @@ def pack_adapter(folder: str | Path, out: str | Path, how: Packing = Packing()) 
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return packed
+
+
+def _go_back(tuned: Any, start: Any, part: float) -> None:
+    """Move a trained model's weights, in place, to where a part of the way from its start lies."""
+    before = dict(start.named_parameters())
+    with torch.no_grad():
+        for name, value in tuned.named_parameters():
+            value.lerp_(before[name], 1 - part)
+
+
+def _rank_of(adapter: Path) -> int:
+    return int(json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))["r"])
 
 
 def _round(source: Path, target: Path) -> None:
