@@ -69,9 +69,10 @@ def tree_attention(
     Returns:
         shape ``(1, T, heads, D)``, and None.
     """
-    if spans is None and attention_mask is not None and query.shape[2] <= FEW and key.shape[1] < query.shape[1]:
-        return _together(query, key, value, attention_mask, dropout, scaling), None
     if spans is None:
+        grouped = key.shape[1] < query.shape[1] and query.shape[2] <= FEW
+        if grouped and attention_mask is not None and attention_mask.shape[1] == 1:
+            return _together(query, key, value, attention_mask, dropout, scaling), None
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **more)
     kind = query.device.type
     if torch.is_autocast_enabled(kind):
