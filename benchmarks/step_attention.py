@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
@@ -37,14 +38,8 @@ def main() -> None:
             query = torch.randn(rows, HEADS, 1, WIDTH, dtype=dtype)
             key, value = (torch.randn(rows, GROUPS, TOKENS, WIDTH, dtype=dtype) for _ in range(2))
             mask = torch.ones(rows, 1, 1, TOKENS, dtype=torch.bool)
-
-            def alone(query=query, key=key, value=value, mask=mask) -> object:  # type: ignore[no-untyped-def]
-                return scaled_dot_product_attention(query, key, value, attn_mask=mask, enable_gqa=True)
-
-            def together(query=query, key=key, value=value, mask=mask) -> object:  # type: ignore[no-untyped-def]
-                return tree_attention(module, query, key, value, mask)
-
-            one, two = milliseconds(alone), milliseconds(together)
+            one = milliseconds(partial(scaled_dot_product_attention, query, key, value, attn_mask=mask, enable_gqa=True))
+            two = milliseconds(partial(tree_attention, module, query, key, value, mask))
             kind = str(dtype).removeprefix("torch.")
             print(f"{kind:<9} {rows:>2} sequences: by themselves {one:6.2f} ms, together {two:5.2f} ms, {one / two:.1f} times")
 

@@ -123,9 +123,8 @@ def test_a_part_of_the_way_is_packed(kind: str, folder: Path, tmp_path: Path) ->
     about = {"base": f"hf:{folder}", "base_digest": "", "stage": "sft", "seed": 3, "recipe": {}, "train_images": {}}
     save_trained(vlm, tmp_path / "model", about, dtype=torch.float32)
     made = pack_adapter(tmp_path / "model", tmp_path / "half", Packing(rank=2 if kind == "full" else None, part=0.5))
-    assert (
-        made.part == 0.5 and made.extracted["rank"] == 2 and "0.5 of the way" in (tmp_path / "half" / "README.md").read_text()
-    )
+    assert made.part == 0.5 and made.extracted["rank"] == 2
+    assert "0.5 of the way" in (tmp_path / "half" / "README.md").read_text()
     start, end = load(folder), HFModel.open(str(tmp_path / "model")).vlm.model
     half = dict(HFModel.open(str(tmp_path / "half")).vlm.model.named_parameters())
     ends, moved = dict(end.named_parameters()), 0
@@ -137,6 +136,9 @@ def test_a_part_of_the_way_is_packed(kind: str, folder: Path, tmp_path: Path) ->
     assert moved
     with pytest.raises(InputError, match=r"no such part of a training: 1\.5"):
         pack_adapter(tmp_path / "model", tmp_path / "more", Packing(part=1.5))
+    with pytest.raises(InputError, match="no such cut: rank 0"):
+        pack_adapter(tmp_path / "model", tmp_path / "none", Packing(rank=0, part=0.5))
+    assert not (tmp_path / "more").exists() and not (tmp_path / "none").exists()
 
 
 def test_the_card_prints_the_reports_own_figures_and_the_worst() -> None:

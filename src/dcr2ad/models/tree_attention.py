@@ -57,8 +57,8 @@ def tree_attention(
 
     Args:
         module: the attention layer.
-        query: shape ``(1, heads, T, D)``.
-        key: shape ``(1, key heads, T, D)``; heads are a multiple of key heads.
+        query: shape ``(N, heads, T, D)``; N is 1 where there are spans.
+        key: shape ``(N, key heads, T, D)``, behind a cache more than T; heads are a multiple of key heads.
         value: as `key`.
         attention_mask: what ``sdpa`` takes; not looked at where there are spans.
         dropout: share of probabilities dropped.
@@ -67,7 +67,7 @@ def tree_attention(
         more: passed on to ``sdpa``.
 
     Returns:
-        shape ``(1, T, heads, D)``, and None.
+        shape ``(N, T, heads, D)``, and None.
     """
     if spans is None:
         grouped = key.shape[1] < query.shape[1] and query.shape[2] <= FEW
@@ -97,12 +97,11 @@ def _together(
     In bfloat16 on a CPU torch's attention of one token takes five times as long with each head by itself
     (``benchmarks/step_attention.py``).
     """
-    rows, heads, length, width = query.shape
-    groups = key.shape[1]
+    heads, groups = query.shape[1], key.shape[1]
     masks = mask.repeat(1, 1, heads // groups, 1)
-    asked = query.reshape(rows, groups, -1, width)
+    asked = _heads_together(query, groups)
     found = scaled_dot_product_attention(asked, key, value, attn_mask=masks, dropout_p=dropout, scale=scaling)
-    return found.reshape(rows, heads, length, width).transpose(1, 2).contiguous()
+    return _heads_apart(found, heads).transpose(1, 2).contiguous()
 
 
 def _by_torch(
@@ -167,12 +166,12 @@ def _parts(
 
 
 def _heads_together(queries: torch.Tensor, groups: int) -> torch.Tensor:
-    """Heads that share keys under one another: ``(heads, n, D)`` to ``(groups, heads / groups * n, D)``."""
-    return queries.reshape(groups, -1, queries.shape[-1])
+    """Heads that share keys under one another: ``(..., heads, n, D)`` to ``(..., groups, heads / groups * n, D)``."""
+    return queries.reshape(*queries.shape[:-3], groups, -1, queries.shape[-1])
 
 
 def _heads_apart(queries: torch.Tensor, heads: int) -> torch.Tensor:
-    return queries.reshape(heads, -1, queries.shape[-1])
+    return queries.reshape(*queries.shape[:-3], heads, -1, queries.shape[-1])
 
 
 def _probabilities(queries: torch.Tensor, keys: torch.Tensor, scaling: float, tile: Span) -> torch.Tensor:

@@ -33,7 +33,8 @@ class Packing:
     """How to pack.
 
     Attributes:
-        rank: of a whole model, the rank of every weight's change; None chooses each by `energy`.
+        rank: of a whole model, the rank of every weight's change; None chooses each by `energy`, and of an adapter that
+            stays one the rank it has.
         energy: of a whole model, share of each weight's squared change that is kept.
         part: how far to go from the model that the training went on from (0) to the trained one (1). Half of the way may keep
             more of what was known, and most of what was learnt (WiSE-FT, Wortsman et al. 2022).
@@ -74,11 +75,12 @@ def pack_adapter(folder: str | Path, out: str | Path, how: Packing = Packing()) 
     try:
         update: dict[str, object] = {"kind": "adapter", "licence": how.licence or trained.licence}
         stacked = trained.kind == "adapter" and bool(adapter_digest(trained.base))
-        if trained.kind == "full" or stacked or how.part < 1:
+        plain = trained.kind == "adapter" and not stacked
+        if not plain or how.part < 1:
             base, tuned = (HFModel.open(name).vlm.model for name in (BASE if stacked else trained.base, str(source)))
             if how.part < 1:
-                _go_back(tuned, HFModel.open(trained.base).vlm.model, how.part)
-            rank = how.rank or (None if trained.kind == "full" or stacked else _rank_of(source))
+                _go_back(tuned, HFModel.open(trained.base).vlm.model if stacked else base, how.part)
+            rank = _rank_of(source) if plain and how.rank is None else how.rank
             update["extracted"] = extract_adapter(base, tuned, raw, rank=rank, energy=how.energy).record()
             update["part"] = how.part
             if stacked:
