@@ -22,10 +22,11 @@ from dcr2ad.evidence import unsupported
 from dcr2ad.geometry import sample_geometry
 from dcr2ad.knowledge import KnowledgeBase
 from dcr2ad.parsing import parse_response, write_response
+from dcr2ad.prompts import build_prompt
 from dcr2ad.questions import Rejected
 from dcr2ad.stages.building import BuildSummary
 from dcr2ad.stages.instruct import build_benchmark, build_instructions
-from dcr2ad.types import ExpertFindings, Question, Sample, Subtask
+from dcr2ad.types import ExpertFindings, ImagePart, Question, Sample, Subtask
 
 REAL_MINI = Path(__file__).parents[2] / "shared" / "data" / "real-mini"
 needs_real_mini = pytest.mark.skipif(not REAL_MINI.is_dir(), reason=f"the shared photographs are not at {REAL_MINI}")
@@ -183,6 +184,21 @@ def test_knowledge_can_be_listed_in_a_share_of_the_prompts(drawn: Path, tmp_path
     listed = [q for q in questions if q.candidates]
     assert 0.3 < len(listed) / len(questions) < 0.7
     assert all(q.sample.right_key in q.candidates and len(set(q.candidates)) == 4 for q in listed)
+
+
+def test_a_share_of_the_prompts_shows_no_reference_and_keeps_the_findings(drawn: Path, tmp_path: Path) -> None:
+    _build(drawn, tmp_path / "all", expert=FakeExpert())
+    _build(drawn, tmp_path / "half", expert=FakeExpert(), unshown_share=0.5)
+    shown = list(read_records(tmp_path / "all" / "questions.jsonl", Question))
+    half = list(read_records(tmp_path / "half" / "questions.jsonl", Question))
+    assert all(q.sample.references for q in shown) and all(q.sample.expert for q in half)
+    assert 0.3 < sum(not q.sample.references for q in half) / len(half) < 0.7
+    for one, other in zip(shown, half, strict=True):
+        assert one == other.model_copy(update={"sample": one.sample}), "nothing else changes"
+        if not other.sample.references:
+            prompt = build_prompt(other)
+            assert [p.path for p in prompt.parts if isinstance(p, ImagePart)] == [one.sample.image]
+            assert prompt == build_prompt(one, shots=0)
 
 
 def test_a_stopped_run_with_exchanged_lists_ends_as_the_unbroken_one(drawn: Path, tmp_path: Path) -> None:

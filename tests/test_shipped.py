@@ -138,6 +138,9 @@ def test_a_part_of_the_way_is_packed(kind: str, folder: Path, tmp_path: Path) ->
         pack_adapter(tmp_path / "model", tmp_path / "more", Packing(part=1.5))
     with pytest.raises(InputError, match="no such cut: rank 0"):
         pack_adapter(tmp_path / "model", tmp_path / "none", Packing(rank=0, part=0.5))
+    with pytest.raises(InputError, match=r"half is 0\.5 of the way of its training already"):
+        pack_adapter(tmp_path / "half", tmp_path / "more", Packing(part=0.5))
+    assert pack_adapter(tmp_path / "half", tmp_path / "again").part == 0.5
     assert not (tmp_path / "more").exists() and not (tmp_path / "none").exists()
 
 

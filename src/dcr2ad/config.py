@@ -55,6 +55,9 @@ class InstructSettings(Settings):
     exchanged_share: float = Field(default=0.0, ge=0.0, le=1.0)
     """Share of the listed questions on a cause or an effect whose entries are listed with each other's, so that what is listed
     must be read; not in the paper."""
+    unshown_share: float = Field(default=0.0, ge=0.0, le=1.0)
+    """Share of questions whose prompt shows no reference, so that 0-shot prompts are trained on too; the findings stay those
+    of the comparison. Not in the paper."""
     subtasks: tuple[Subtask, ...] = ()
     """Sub-tasks asked about, by MMAD's names; empty for all that an image has (Appendix B.1)."""
     hard_share: float = Field(default=0.0, ge=0.0, le=1.0)

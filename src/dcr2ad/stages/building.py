@@ -220,4 +220,6 @@ class Build:
         if listed and key and exchanged is None:
             wrong = choose_wrong_key(question.sample, key, self._base, seed=self._seed).key
             update["candidates"] = candidates_for(key, wrong, question.sample, self._base, count=LISTED, seed=self._seed)
+        if rng.random() < self._settings.unshown_share:
+            update["sample"] = question.sample.model_copy(update={"references": ()})
         return question.model_copy(update=update)

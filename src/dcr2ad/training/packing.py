@@ -59,13 +59,16 @@ def pack_adapter(folder: str | Path, out: str | Path, how: Packing = Packing()) 
 
     Raises:
         ModelError: the folder is no trained model.
-        InputError: something stands at `out`, the part is none, or an adapter of the embedded model is larger than the package
-            takes.
+        InputError: something stands at `out`, the part is none or one of a folder that is a part already, or an adapter of the
+            embedded model is larger than the package takes.
     """
     if not 0 < how.part <= 1:
         raise InputError(f"no such part of a training: {how.part}", "Give more than 0 and at most 1")
     source, target = Path(folder), Path(out)
     trained = read_trained(source)
+    if how.part < 1 and trained.part < 1:
+        what = f"{source} is {trained.part:g} of the way of its training already, and does not hold where that began"
+        raise InputError(what, "Pack the trained folder by another --part")
     if target.exists():
         raise InputError(f"{target} exists already", "Name a new folder")
     work = target.with_name(f".{target.name}.tmp")
