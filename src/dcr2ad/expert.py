@@ -76,8 +76,9 @@ class Expert:
         precision: Literal["fp32", "auto"] = "fp32",
     ) -> None:
         self._tower: VisionTower = load_vision_tower(folder or build_nano())
-        self._half = precision == "auto" and cpu_has_bfloat16()
-        if self._half:
+        self.half = precision == "auto" and cpu_has_bfloat16()
+        """Whether features are computed in bfloat16."""
+        if self.half:
             self._tower.to(torch.bfloat16)
         self._cache_dir = cache_dir
         self._keep = keep
@@ -185,7 +186,7 @@ class Expert:
     def _stored(self, path: str | Path, key: tuple[str, bool]) -> Features:
         if self._cache_dir is None:
             return self._encode(path, views=key[1])
-        kind = f"{'views' if key[1] else 'plain'}{'-bf16' if self._half else ''}"
+        kind = f"{'views' if key[1] else 'plain'}{'-bf16' if self.half else ''}"
         file = self._cache_dir / f"{_CACHE_VERSION}-{NAME}-{key[0]}-{kind}.npz"
         try:
             with np.load(file) as arrays:

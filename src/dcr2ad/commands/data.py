@@ -118,6 +118,7 @@ def run_instruct(
     from dcr2ad.endpoint_teacher import EndpointTeacher, open_teacher
     from dcr2ad.expert import Expert
     from dcr2ad.stages.instruct import build_instructions
+    from dcr2ad.stages.kept_findings import KeptFindings
     from dcr2ad.stages.kinds import expert_with_kinds, pass_on, without_held_out
 
     settings = read_recipe(recipe).instruct
@@ -137,7 +138,7 @@ def run_instruct(
             load_knowledge(knowledge),
             settings,
             seed=seed,
-            expert=expert,
+            expert=KeptFindings(expert) if expert else None,
             progress=update,
             fresh=fresh,
             datasets=datasets,

@@ -40,6 +40,7 @@ def run_bench(
     must_exist(data)
     from dcr2ad.expert import Expert
     from dcr2ad.stages.bench import build_bench
+    from dcr2ad.stages.kept_findings import KeptFindings
     from dcr2ad.stages.kinds import expert_with_kinds
 
     with console.progress("benchmark") as update:
@@ -51,7 +52,7 @@ def run_bench(
             max_images=max_images,
             datasets=datasets,
             seed=seed,
-            expert=expert_with_kinds(kinds, Expert()) if expert else None,
+            expert=KeptFindings(expert_with_kinds(kinds, Expert())) if expert else None,
             progress=update,
             fresh=fresh,
         )
@@ -90,6 +91,7 @@ def run_evaluate(
     from dcr2ad.expert import KEPT_IN_ORDER, Expert
     from dcr2ad.models.base import open_model
     from dcr2ad.stages.evaluate import evaluate
+    from dcr2ad.stages.kept_findings import KeptFindings
     from dcr2ad.stages.overlap import training_overlap
     from dcr2ad.stages.spread import Work, evaluate_on_workers, shards_for
 
@@ -111,7 +113,7 @@ def run_evaluate(
                 asked,
                 out,
                 wording=wording,
-                expert=Expert(keep=KEPT_IN_ORDER) if inspects else None,
+                expert=KeptFindings(Expert(keep=KEPT_IN_ORDER)) if inspects else None,
                 shard=part,
                 leaks=leaks,
                 notes=notes,

@@ -38,6 +38,7 @@ from dcr2ad.models.hf import trained_folder
 from dcr2ad.models.shipped import full_name
 from dcr2ad.stages.findings import inspect_sample
 from dcr2ad.stages.instruct import build_benchmark
+from dcr2ad.stages.kept_findings import KeptFindings
 from dcr2ad.stages.kinds import expert_with_kinds
 from dcr2ad.stages.run import Given, ProgressBar, Subset, run_recipe
 from dcr2ad.types import EvalProtocol, EvalReport, Sample
@@ -271,7 +272,7 @@ def _build_bench(
             knowledge,
             split=split,
             seed=seed,
-            expert=expert_with_kinds(kinds, Expert()),
+            expert=KeptFindings(expert_with_kinds(kinds, Expert())),
             progress=update,
             datasets=datasets,
             parts=("test",) if bench is not None else ("test", "train"),

@@ -24,6 +24,7 @@ from dcr2ad.expert import Expert
 from dcr2ad.knowledge.base import KnowledgeBase
 from dcr2ad.stages.evaluate import evaluate, summarise, write_report
 from dcr2ad.stages.instruct import build_benchmark, build_instructions
+from dcr2ad.stages.kept_findings import KeptFindings
 from dcr2ad.stages.kinds import expert_with_kinds, fit_kinds, pass_on, without_held_out
 from dcr2ad.stages.knowledge import build_knowledge_base
 from dcr2ad.stages.overlap import training_overlap
@@ -201,6 +202,7 @@ def _data(
         say(f"kinds: {told.defects} defects, first guess right on held-out groups: {told.right}")
     if expert is not None and (given.kinds or settings.kinds):
         expert_with_kinds(given.kinds or out / "kinds", expert)
+    kept = KeptFindings(expert) if expert is not None else None
     if trains and given.questions:
         _keep_given(given.questions, out / "instruct", say)
     elif makes_questions and data is not None:
@@ -208,7 +210,7 @@ def _data(
             say(remark)
         with bar("instruct") as update:
             made = build_instructions(
-                data, out / "instruct", knowledge, settings, seed=recipe.seed, expert=expert, progress=update, datasets=seen
+                data, out / "instruct", knowledge, settings, seed=recipe.seed, expert=kept, progress=update, datasets=seen
             )
         say(f"instruct: {made.questions} questions on {made.images} images, dropped {sum(made.rejected.values())}")
     if makes_bench and data is not None:
@@ -220,7 +222,7 @@ def _data(
                 split=recipe.evaluate.split,
                 max_images=recipe.evaluate.max_images,
                 seed=recipe.seed,
-                expert=expert,
+                expert=kept,
                 progress=update,
                 datasets=datasets,
             )

@@ -22,6 +22,7 @@ from dcr2ad.models.shipped import is_nano
 from dcr2ad.prompts import Wording
 from dcr2ad.record_file import RecordFile
 from dcr2ad.stages.evaluate import evaluate, merge
+from dcr2ad.stages.kept_findings import KeptFindings
 from dcr2ad.types import EvalProtocol, EvalReport, Question
 
 SHARDS_A_WORKER = 4
@@ -137,7 +138,7 @@ class Worker:
         self._problem = ""
         try:
             self._questions = RecordFile(work.out / SHARDS / QUESTIONS, Question)
-            self._expert = Expert(keep=KEPT_IN_ORDER) if work.expert else None
+            self._expert = KeptFindings(Expert(keep=KEPT_IN_ORDER)) if work.expert else None
             self._model = open_model(work.spec, precision=work.protocol.precision)
         except Dcr2adError as error:  # told with the shard: what a constructor raises reaches nobody as one line
             self._problem = str(error)
