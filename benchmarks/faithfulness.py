@@ -5,7 +5,9 @@
 Of each folder of `dcr2ad evaluate` (or of a run), over its yes/no questions that have the visual expert's findings: how often
 the expert's threshold is right, the answer follows the threshold, the entry named does (a normal state below it, a defect
 above), the answer is right, and the last sentence says in words that there is a defect or none. The built-in base's normal
-states are known by their first word. Not in the paper.
+states are known by their first word. Then, over all questions whose answer an entry decides (verdicts, kinds, looks, causes and
+effects, looks of good parts), how often the answer is not the one that the response's own entry leads to: reasoning that
+contradicts itself, whatever the photograph shows. Not in the paper.
 """
 
 from __future__ import annotations
@@ -15,10 +17,20 @@ import re
 from pathlib import Path
 
 from dcr2ad.artifacts import read_records
+from dcr2ad.knowledge.base import KnowledgeBase
 from dcr2ad.parsing import parse_response
+from dcr2ad.rivals import answer_under
 from dcr2ad.types import Prediction, Question, Subtask, Unparsed
 
 HEADINGS = ("verdicts", "threshold right", "answer follows it", "entry follows it", "answer right", "says it in words")
+DECIDED = (
+    Subtask.DETECTION,
+    Subtask.CLASSIFICATION,
+    Subtask.DESCRIPTION,
+    Subtask.ANALYSIS,
+    Subtask.OBJECT_ANALYSIS,
+)
+"""Sub-tasks whose answer an entry decides; where the mark lies, and what the part is called, it does not."""
 
 
 def main() -> None:
@@ -45,6 +57,21 @@ def main() -> None:
                 for number, holds in enumerate((True, right, said == above, follows, given.answer == given.gold, in_words)):
                     counts[number] += holds
         print(" | ".join(map(str, counts)), folder.name)
+    entries = {entry.title: entry for entry in KnowledgeBase.builtin()}
+    print("\nanswer contradicts its entry | " + " | ".join(DECIDED) + " | all")
+    for folder in asked.evaluations:
+        contradicted, decided = dict.fromkeys(DECIDED, 0), dict.fromkeys(DECIDED, 0)
+        for given in read_records(folder / "predictions.jsonl", Prediction):
+            question = questions[given.question_id]
+            read = parse_response(given.raw, question.options)
+            named = None if isinstance(read, Unparsed) else entries.get(read.entry)
+            led_to = answer_under(named, question) if named else None
+            if question.subtask in DECIDED and led_to is not None:
+                decided[question.subtask] += 1
+                contradicted[question.subtask] += given.answer != led_to
+        shares = [f"{contradicted[name]} of {decided[name]}" for name in DECIDED]
+        total = f"{sum(contradicted.values())} of {sum(decided.values())}"
+        print(" | ".join([folder.name, *shares, total]))
 
 
 if __name__ == "__main__":
