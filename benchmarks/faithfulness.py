@@ -39,16 +39,21 @@ def main() -> None:
     parser.add_argument("evaluations", type=Path, nargs="+", help="folders with predictions.jsonl")
     asked = parser.parse_args()
     questions = {question.id: question for question in read_records(asked.questions, Question)}
+    answered = {
+        folder: [
+            (questions[given.question_id], given, parse_response(given.raw, questions[given.question_id].options))
+            for given in read_records(folder / "predictions.jsonl", Prediction)
+        ]
+        for folder in asked.evaluations
+    }
     print(" | ".join(HEADINGS))
-    for folder in asked.evaluations:
+    for folder, answers in answered.items():
         counts = [0] * len(HEADINGS)
-        for given in read_records(folder / "predictions.jsonl", Prediction):
-            question = questions[given.question_id]
+        for question, given, read in answers:
             seen = question.sample.expert
             if question.subtask is Subtask.DETECTION and seen is not None:
                 above = seen.score > seen.threshold
                 said = None if given.answer is None else question.options[given.answer] == "Yes"
-                read = parse_response(given.raw, question.options)
                 # A response that names no entry follows nothing.
                 entry = "" if isinstance(read, Unparsed) else read.entry
                 follows = bool(entry) and entry.startswith("Normal ") != above
@@ -57,14 +62,12 @@ def main() -> None:
                 for number, holds in enumerate((True, right, said == above, follows, given.answer == given.gold, in_words)):
                     counts[number] += holds
         print(" | ".join(map(str, counts)), folder.name)
-    entries = {entry.title: entry for entry in KnowledgeBase.builtin()}
+    base = KnowledgeBase.builtin()
     print("\nanswer contradicts its entry | " + " | ".join(DECIDED) + " | all")
-    for folder in asked.evaluations:
+    for folder, answers in answered.items():
         contradicted, decided = dict.fromkeys(DECIDED, 0), dict.fromkeys(DECIDED, 0)
-        for given in read_records(folder / "predictions.jsonl", Prediction):
-            question = questions[given.question_id]
-            read = parse_response(given.raw, question.options)
-            named = None if isinstance(read, Unparsed) else entries.get(read.entry)
+        for question, given, read in answers:
+            named = None if isinstance(read, Unparsed) else base.resolve(read.entry)
             led_to = answer_under(named, question) if named else None
             if question.subtask in DECIDED and led_to is not None:
                 decided[question.subtask] += 1

@@ -83,7 +83,6 @@ def test_other_circumstances_are_looked_at_anew(
     monkeypatch.setattr(module, "_code", lambda: "another version of the expert")
     kept.inspect(parts["bad"], [parts["good"]])
     assert len(looks) == 6
-    monkeypatch.undo()
 
 
 def test_nothing_wrong_is_kept_and_nothing_torn_is_believed(

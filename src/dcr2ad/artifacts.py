@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Self, TypeVar
+from typing import IO, Any, Generic, Self, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -261,6 +261,39 @@ class StageFolder:
 
     def _save(self) -> None:
         write_text(self.path / "manifest.json", self._manifest.model_dump_json(indent=2) + "\n")
+
+
+class KeptRecords(Generic[T]):
+    """Records kept between runs, a file each: what costs much to make and is decided by its key.
+
+    Any number of processes may share the folder.
+
+    Args:
+        folder: where they are kept.
+        kind: of record.
+    """
+
+    def __init__(self, folder: Path, kind: type[T]) -> None:
+        self._folder = folder
+        self._kind = kind
+
+    def get(self, key: str) -> T | None:
+        """The record of a key, a digest of all that decides it; None where there is none, or none that can be read."""
+        try:
+            return self._kind.model_validate_json(self._file(key).read_bytes())
+        except (OSError, ValidationError):
+            return None
+
+    def put(self, key: str, record: T) -> None:
+        """Keep a record.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        write_text(self._file(key), record.model_dump_json())
+
+    def _file(self, key: str) -> Path:
+        return self._folder / key[:2] / f"{key}.json"
 
 
 def read_manifest(folder: str | Path) -> RunManifest:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from dcr2ad.artifacts import digest_json, write_text
+from dcr2ad.artifacts import KeptRecords, digest_json
 from dcr2ad.errors import ModelError, UnknownNameError, UnusableAnswerError
 from dcr2ad.images import content_digest
 from dcr2ad.knowledge.agnostic import name_object
@@ -76,7 +76,7 @@ class EndpointTeacher:
         clock: tuple[Callable[[], float], Callable[[float], None]] = (time.monotonic, time.sleep),
     ) -> None:
         self._model = model
-        self._cache = cache
+        self._cache = KeptRecords(cache, Written)
         self._gap = 60 / per_minute if per_minute else 0.0
         self._now, self._sleep = clock
         self._next = 0.0
@@ -107,16 +107,15 @@ class EndpointTeacher:
     def _ask(self, entry: KnowledgeEntry | None, question: Question, answer: int, attempt: int) -> Trajectory | str:
         prompt = teacher_prompt(question, entry, answer, attempt)
         key = digest_json([self._model.info.digest, attempt, [_content_of(part) for part in prompt.parts]])
-        file = self._cache / key[:2] / f"{key}.json"
-        try:
-            written = Written.model_validate_json(file.read_text(encoding="utf-8"))
+        written = self._cache.get(key)
+        if written is not None:
             self.usage = self.usage.model_copy(update={"cached": self.usage.cached + 1})
-        except (OSError, ValidationError):
+        else:
             found = self._request(prompt, attempt)
             if isinstance(found, str):
                 return found
             written = found
-            write_text(file, written.model_dump_json())
+            self._cache.put(key, written)
         return Trajectory(
             entry=entry.title if entry else "",
             why=_line(written.why) if entry else "",

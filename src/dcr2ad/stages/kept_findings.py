@@ -13,10 +13,8 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
-from pydantic import ValidationError
-
 import dcr2ad
-from dcr2ad.artifacts import digest_file, digest_json, write_text
+from dcr2ad.artifacts import KeptRecords, digest_file, digest_json
 from dcr2ad.expert import Expert
 from dcr2ad.images import content_digest
 from dcr2ad.models.nano import NAME, cache_folder
@@ -37,6 +35,7 @@ class KeptFindings:
     def __init__(self, expert: Expert, folder: Path | None = None) -> None:
         self._expert = expert
         self._folder = folder or cache_folder() / "findings"
+        self._kept = KeptRecords(self._folder, ExpertFindings)
 
     @property
     def fingerprint(self) -> str:
@@ -63,13 +62,11 @@ class KeptFindings:
         told = None if held_out is None else [kind.model_dump(mode="json") for kind in held_out]
         shown = [content_digest(path) for path in reference_paths]
         key = digest_json([NAME, _code(), expert.fingerprint, expert.limit, expert.half, image, shown, told])
-        file = self._folder / key[:2] / f"{key}.json"
-        try:
-            return ExpertFindings.model_validate_json(file.read_text(encoding="utf-8")), None
-        except (OSError, ValidationError):  # absent, or torn
+        findings = self._kept.get(key)
+        if findings is None:
             findings, _ = expert.inspect(image_path, reference_paths)
-        with contextlib.suppress(OSError):  # what cannot be kept is found again
-            write_text(file, findings.model_dump_json())
+            with contextlib.suppress(OSError):  # what cannot be kept is found again
+                self._kept.put(key, findings)
         return findings, None
 
 
