@@ -21,6 +21,7 @@ from dcr2ad.parsing import LETTERS, write_response
 from dcr2ad.prompts import DEFAULT_WORDING, Wording, answer_prompt, build_prompt
 from dcr2ad.questions import Rejected
 from dcr2ad.reasoning import write_responses
+from dcr2ad.report.tables import protocol_label
 from dcr2ad.stages.asking import _with, ask_together
 from dcr2ad.stages.evaluate import evaluate, read_report
 from dcr2ad.stages.mine import calibrate, mine_boundary
@@ -273,7 +274,10 @@ def test_the_command_computes_in_the_precision_asked_for(questions: list[Questio
     for precision in ("fp32", "bf16"):
         done = CliRunner().invoke(app, [*asked, "--precision", precision, "-o", str(tmp_path / precision)])
         assert done.exit_code == 0, done.output
-        assert read_report(tmp_path / precision).protocol.precision == precision
+        report = read_report(tmp_path / precision)
+        told = f"{len(questions)} questions: {protocol_label(report.protocol)}"
+        assert " ".join(done.output.split()).startswith(told), "a protocol not meant is seen before it has cost an hour"
+        assert report.protocol.precision == precision
         found.append([p.probabilities for p in read_records(tmp_path / precision / "predictions.jsonl", Prediction)])
         named = read_manifest(tmp_path / precision).config["protocol"].get("precision")
         assert named == (None if precision == "fp32" else precision), "evaluations of versions without precision go on"

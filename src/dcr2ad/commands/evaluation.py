@@ -90,11 +90,13 @@ def run_evaluate(
     notes = [note for note in [unknown_version(questions, digest_file(questions))] if note]
     from dcr2ad.expert import KEPT_IN_ORDER, Expert
     from dcr2ad.models.base import open_model
+    from dcr2ad.report.tables import protocol_label
     from dcr2ad.stages.evaluate import evaluate
     from dcr2ad.stages.kept_findings import KeptFindings
     from dcr2ad.stages.overlap import training_overlap
     from dcr2ad.stages.spread import Work, evaluate_on_workers, shards_for
 
+    say(f"{len(rows)} questions: {protocol_label(asked)}")
     opened = open_model(model, precision=asked.precision) if workers == 1 else None
     with console.progress("leak guard") as update:
         leaks = training_overlap(model, rows, update)
