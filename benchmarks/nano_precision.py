@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from dcr2ad.models.compact import keep_compact
 from dcr2ad.models.nano import build_nano
 from dcr2ad.models.vlm import VisionLanguageModel
 
@@ -35,6 +36,12 @@ def run(model: Any, ids: torch.Tensor) -> tuple[float, float, torch.Tensor]:
     return row, (time.process_time() - start) / STEPS, output.logits[0].float().log_softmax(-1)
 
 
+def compact(model: Any) -> Any:
+    """Computed in float32, the language model's layers kept in bfloat16."""
+    keep_compact(model)
+    return model
+
+
 def main() -> None:
     warnings.simplefilter("ignore")
     model = VisionLanguageModel.load(build_nano()).model
@@ -43,6 +50,7 @@ def main() -> None:
     kinds = {
         "float32": lambda: model,
         "bfloat16": lambda: copy.deepcopy(model).to(torch.bfloat16),
+        "kept compact": lambda: compact(copy.deepcopy(model)),
         "dynamic int8": lambda: dynamic(copy.deepcopy(model), {torch.nn.Linear}, dtype=torch.qint8),
     }
     exact: torch.Tensor | None = None

@@ -154,8 +154,8 @@ def open_model(spec: str, *, precision: Precision | Literal["auto"] = "fp32") ->
             (`dcr2ad.models.shipped`), the folder a training stage wrote, ``hf:PATH`` (a
             transformers folder), or ``openai:MODEL@URL``.
         precision: on a CPU, ``fp32`` computes in float32, as every published figure does that says nothing else; ``bf16`` in
-            bfloat16, several times slower on a CPU without units for it; ``auto`` in bfloat16 where it has them. On a GPU it is
-            bfloat16 in each case.
+            bfloat16, several times slower on a CPU without units for it; ``auto`` in bfloat16 where it has them, else in
+            float32 on weights kept in bfloat16 (`dcr2ad.models.compact`). On a GPU it is bfloat16 in each case.
 
     Raises:
         UnknownNameError: the name is none of these.

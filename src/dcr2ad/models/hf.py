@@ -22,6 +22,7 @@ from dcr2ad.artifacts import digest_file
 from dcr2ad.errors import Dcr2adError, ModelError
 from dcr2ad.models.adapters import MARKER, adapter_of, merge_for_inference, read_trained
 from dcr2ad.models.base import ModelInfo
+from dcr2ad.models.compact import keep_compact
 from dcr2ad.models.held import held_logprobs, open_parts
 from dcr2ad.models.placement import cpu_has_bfloat16
 from dcr2ad.models.prefix import PrefixRunner
@@ -60,12 +61,14 @@ class HFModel:
         """
         folder, adapters, digest = resolve(spec)
         vlm = VisionLanguageModel.load(folder)
-        wanted = precision == "bf16" or (precision == "auto" and cpu_has_bfloat16())
-        half = torch.bfloat16 if wanted and vlm.device.type == "cpu" else None
+        smaller = precision != "fp32" and vlm.device.type == "cpu"
         for place, adapter in enumerate(adapters, 1):
-            vlm.model = merge_for_inference(vlm.model, adapter, kept_in=half if place == len(adapters) else None)
-        if half:
-            vlm.model.to(half)
+            kept_in = torch.bfloat16 if smaller and place == len(adapters) else None
+            vlm.model = merge_for_inference(vlm.model, adapter, kept_in=kept_in)
+        if smaller and (precision == "bf16" or cpu_has_bfloat16()):
+            vlm.model.to(torch.bfloat16)
+        elif smaller:
+            keep_compact(vlm.model)
         return cls(vlm, name=spec, digest=digest)
 
     @classmethod
