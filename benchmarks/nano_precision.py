@@ -36,12 +36,6 @@ def run(model: Any, ids: torch.Tensor) -> tuple[float, float, torch.Tensor]:
     return row, (time.process_time() - start) / STEPS, output.logits[0].float().log_softmax(-1)
 
 
-def compact(model: Any) -> Any:
-    """Computed in float32, the language model's layers kept in bfloat16."""
-    keep_compact(model)
-    return model
-
-
 def main() -> None:
     warnings.simplefilter("ignore")
     model = VisionLanguageModel.load(build_nano()).model
@@ -50,7 +44,7 @@ def main() -> None:
     kinds = {
         "float32": lambda: model,
         "bfloat16": lambda: copy.deepcopy(model).to(torch.bfloat16),
-        "kept compact": lambda: compact(copy.deepcopy(model)),
+        "kept compact": lambda: keep_compact(copy.deepcopy(model)),
         "dynamic int8": lambda: dynamic(copy.deepcopy(model), {torch.nn.Linear}, dtype=torch.qint8),
     }
     exact: torch.Tensor | None = None

@@ -1,7 +1,7 @@
 """Weights of a language model's layers kept in half the memory on a CPU that computes in float32.
 
 Reads a loaded model; changes it in place: its decoder's linear layers keep bfloat16 and are widened for each product, the rest
-is float32. What is lost is the rounding of those weights, a tenth of what computing in bfloat16 loses
+is float32. What is lost is the rounding of those weights, little of what computing in bfloat16 loses
 (``benchmarks/nano_precision.py``). Knows nothing about prompts. Not in the paper.
 """
 
@@ -21,8 +21,8 @@ class CompactLinear(torch.nn.Linear):
         return functional.linear(values, self.weight.to(values.dtype), self.bias)
 
 
-def keep_compact(model: Any) -> None:
-    """Keep the decoder's linear layers of a model in bfloat16, for inference.
+def keep_compact(model: Any) -> Any:
+    """The model, changed in place: its decoder's linear layers kept in bfloat16, for inference.
 
     What stays is copied: one parameter left in the file that weights are mapped from would keep all of it in memory.
 
@@ -38,3 +38,4 @@ def keep_compact(model: Any) -> None:
     for parameter in model.parameters():
         if id(parameter) not in compact:
             parameter.data = parameter.data.to(torch.float32, copy=True)
+    return model

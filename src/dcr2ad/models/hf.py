@@ -65,10 +65,9 @@ class HFModel:
         for place, adapter in enumerate(adapters, 1):
             kept_in = torch.bfloat16 if smaller and place == len(adapters) else None
             vlm.model = merge_for_inference(vlm.model, adapter, kept_in=kept_in)
-        if smaller and (precision == "bf16" or cpu_has_bfloat16()):
-            vlm.model.to(torch.bfloat16)
-        elif smaller:
-            keep_compact(vlm.model)
+        if smaller:
+            computed = precision == "bf16" or cpu_has_bfloat16()
+            vlm.model = vlm.model.to(torch.bfloat16) if computed else keep_compact(vlm.model)
         return cls(vlm, name=spec, digest=digest)
 
     @classmethod
