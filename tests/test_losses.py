@@ -60,6 +60,20 @@ def test_equation_5_with_weights_by_hand() -> None:
     assert outcome.margins.item() == pytest.approx(2.75)  # what is reported stays unweighted
 
 
+def test_steps_have_a_loss_each_by_hand() -> None:
+    # path: 1 - -1 = 2; reasoning and answer: (-0.5 - -1) + (0.5 - 0.25) = 0.75
+    outcome = krdpo_loss(POLICY_W, POLICY_L, REFERENCE_W, REFERENCE_L, beta=0.1, stepwise=True)
+    by_hand = math.log(1 + math.exp(-0.2)) + math.log(1 + math.exp(-0.075))
+    assert outcome.losses.item() == pytest.approx(by_hand, rel=1e-6)
+    assert outcome.margins.item() == pytest.approx(0.275)
+    # A content that is won by far pays for no path: its loss stays what the path's margin makes it.
+    far = POLICY_L - torch.tensor([[0.0, 1e3, 0.0]])
+    paid, unpaid = (
+        krdpo_loss(POLICY_W, far, REFERENCE_W, REFERENCE_L, beta=0.1, stepwise=s).losses.item() for s in (False, True)
+    )
+    assert paid == pytest.approx(0.0, abs=1e-6) and unpaid == pytest.approx(math.log(1 + math.exp(-0.2)), rel=1e-6)
+
+
 def test_equation_5_on_whole_responses_is_equation_4() -> None:
     generator = torch.Generator().manual_seed(3)
     parts = [-10 * torch.rand(16, 3, generator=generator, dtype=torch.float64) for _ in range(4)]

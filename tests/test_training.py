@@ -37,7 +37,7 @@ from dcr2ad.training.packing import pack_adapter
 from dcr2ad.training.plan import Plan
 from dcr2ad.training.sft import train_sft
 from dcr2ad.training.weights import compute_dtype, load_trainable
-from dcr2ad.types import Subtask
+from dcr2ad.types import PreferencePair, Subtask, Trajectory
 from tests.tiny import tiny_base, tiny_internvl, tiny_pairs, tiny_questions, tiny_qwen
 
 BASE = tiny_base()
@@ -295,6 +295,35 @@ def test_distinct_tokens_alone_are_preferred(qwen: Path, tmp_path: Path, folder:
             assert [sum(line["chosen"]), sum(line["rejected"])] == pytest.approx(sums[0], abs=1e-4)
             margins.append((sums[1][0] - sums[0][0]) - (sums[1][1] - sums[0][1]))
     assert summary["rows"] == 8 and sum(margins) / 8 > 0
+
+
+def test_each_step_is_preferred_by_itself(qwen: Path, tmp_path: Path, folder: Path) -> None:
+    """``stepwise``: both margins grow, though beta is large; by hand from separate forwards of the models before and after."""
+    more = {"learning_rate": 1e-3, "epochs": 12, "gradient_accumulation": 1, "batch_size": 4, "beta": 1.0}
+    krdpo(qwen, tmp_path, folder / "photos", reasoning="stepwise", **more)
+    rows = read_log(tmp_path)
+    assert rows[0]["loss"] == pytest.approx(2 * 0.6931, abs=1e-4) and rows[-1]["loss"] < 0.2
+    assert rows[-1]["accuracy_path"] == rows[-1]["accuracy_answer"] == 1.0
+    stored = [json.loads(line) for line in (tmp_path / "reference.jsonl").read_text().splitlines()]
+    before, after = load(qwen), load(tmp_path / "model")
+    for pair, line in zip(tiny_pairs(folder / "photos", 8), stored, strict=True):
+        assert pair.unrouted is not None
+        wrong = pair.unrouted.model_copy(update={"why": pair.chosen.why})
+        sums = [[_sums_alone(model, pair, given) for given in (pair.chosen, pair.rejected, wrong)] for model in (before, after)]
+        assert line["chosen"] == pytest.approx(sums[0][0], abs=1e-4)
+        assert line["rejected"] == pytest.approx([sums[0][1][0], *sums[0][2][1:]], abs=1e-4)
+        chosen, path, content = (torch.tensor(now) - torch.tensor(then) for then, now in zip(*sums, strict=True))
+        assert chosen[0] > path[0] and chosen[1:].sum() > content[1:].sum(), pair.id
+    with pytest.raises(ValueError, match="leaves nothing of them"):
+        KrdpoSettings(reasoning="stepwise", tokens="title")
+
+
+def _sums_alone(model: VisionLanguageModel, pair: PreferencePair, response: Trajectory) -> list[float]:
+    """Segment log-probabilities of one response, from a forward of its own."""
+    row = sft_row(model, pair.question.model_copy(update={"response": response}), BASE)
+    with torch.no_grad():
+        values = completion_logprobs(model, [row])[0][0]
+    return [float(number) for number in segment_sums(values, torch.tensor(row.responses[0].segments))]
 
 
 @pytest.mark.parametrize(("ratio", "told"), [(-0.051, True), (-0.05, False), (0.3, False), (None, False)])

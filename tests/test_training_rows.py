@@ -350,6 +350,32 @@ def test_an_unrouted_response_shares_the_path_and_its_tokens(vlm: VisionLanguage
         rejected_trajectory(pairs[0].model_copy(update={"unrouted": None}), "unrouted")
 
 
+@pytest.mark.parametrize("scored", ["all", "distinct"])
+def test_steps_are_rejected_behind_what_the_right_ones_follow(
+    scored: Any, vlm: VisionLanguageModel, pairs: list[PreferencePair]
+) -> None:
+    unrouted = pairs[0].unrouted
+    assert unrouted is not None
+    pair = pairs[0].model_copy(update={"unrouted": unrouted.model_copy(update={"why": "another place"})})
+    whole = pair_row(vlm, pair, BASE)
+    row = pair_row(vlm, pair, BASE, "stepwise", scored=scored)
+    chosen, path, content = row.responses
+    assert row.prompt == whole.prompt and chosen.ids == whole.responses[0].ids
+    length, lost = whole.responses[0].segments.count(0), len(path.ids)
+    assert path.ids == whole.responses[1].ids[:lost] and lost == whole.responses[1].segments.count(0), "nothing behind p_l"
+    assert content.ids[:length] == chosen.ids[:length] and content.ids[length:] != chosen.ids[length:], (
+        "both contents behind p_w"
+    )
+    assert set(path.segments) <= {0, UNSCORED} and set(content.segments[:length]) == {UNSCORED}
+    assert set(content.segments[length:]) <= {1, 2, UNSCORED} and 2 in content.segments and 0 in path.segments
+    if scored == "all":
+        assert chosen.segments == whole.responses[0].segments and UNSCORED not in (*path.segments, *content.segments[length:])
+    else:
+        assert min(response.segments.count(UNSCORED) for response in row.responses) > 0 and {0, 2} <= set(chosen.segments)
+    with pytest.raises(InputError, match=r'reasoning = "stepwise" trains on'):
+        pair_row(vlm, pair.model_copy(update={"unrouted": None}), BASE, "stepwise")
+
+
 def test_long_rows_are_named_before_training(folder: Path, pairs: list[PreferencePair]) -> None:
     vlm = VisionLanguageModel.load(tiny_qwen(folder / "short"), device="cpu")
     rows = [pair_row(vlm, pair, BASE) for pair in pairs]

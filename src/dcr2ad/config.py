@@ -178,8 +178,11 @@ class KrdpoSettings(TrainSettings):
     many steps, y_l is a wrong answer under the right entry, so that no knowledge is ever chosen wrongly."""
     beta: float = Field(default=0.1, gt=0.0)
     """Temperature of the implicit reward; not in the paper."""
-    reasoning: Literal["matched", "shared"] = "matched"
-    """Which c stands behind p_l in Equation (5): its own (matched) or the chosen one's (shared)."""
+    reasoning: Literal["matched", "shared", "stepwise"] = "matched"
+    """Which c stands behind p_l in Equation (5): its own (matched) or the chosen one's (shared). ``stepwise``: none; p_l is
+    rejected beside p_w, and a wrong c beside the right one, both behind p_w, each by a logistic loss of its own, so that no
+    sound inference from p_l becomes unlikely and neither step is paid for by the other. After Step-DPO (Lai et al., 2024,
+    arXiv:2406.18629); not in the paper."""
     sft_weight: float = Field(default=0.0, ge=0.0)
     """Weight of an added SFT term on the chosen response; 0 is the paper's loss."""
     rehearsal_weight: float = Field(default=0.0, ge=0.0)
@@ -201,8 +204,8 @@ class KrdpoSettings(TrainSettings):
     """How the policy ranks the knowledge there."""
 
     @property
-    def rejected(self) -> Literal["matched", "shared", "unrouted"]:
-        """Which response of a pair is y_l."""
+    def rejected(self) -> Literal["matched", "shared", "unrouted", "stepwise"]:
+        """What of a pair is y_l."""
         return "unrouted" if self.objective == "dpo" else self.reasoning
 
     @model_validator(mode="after")
@@ -211,6 +214,8 @@ class KrdpoSettings(TrainSettings):
             raise ValueError('objective "dpo" scores whole responses: leave out reasoning, path_weight and reasoning_weight')
         if self.objective == "dpo" and self.tokens == "title":
             raise ValueError('objective "dpo" has one entry in both responses: tokens = "title" leaves nothing to prefer')
+        if self.reasoning == "stepwise" and self.tokens == "title":
+            raise ValueError('reasoning "stepwise" prefers contents too: tokens = "title" leaves nothing of them')
         return self
 
 

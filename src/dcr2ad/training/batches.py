@@ -1,11 +1,11 @@
 """Questions and preference pairs as token trees, and the log-probability of every response token from one forward.
 
 Reads records, a knowledge base and a `VisionLanguageModel`; returns rows of token ids and, from `completion_logprobs`, tensors.
-A row is one prompt with one response (SFT) or two (a pair): `[prefix | chosen | rejected]` in one sequence, each response
-seeing the prefix and itself only, its positions continuing the prefix's on every rotary axis. So the prompt and its images are
-computed once a pair, and equal beginnings of the responses too; several rows in one forward form a forest under the same mask.
-That this equals separate forwards is proved in the tests (log-probabilities and gradients). Nothing is ever truncated. Knows
-nothing about losses, optimisers or files. The layout is not in the paper.
+A row is one prompt with one response (SFT), two (a pair) or three (a pair by steps): `[prefix | chosen | rejected]` in one
+sequence, each response seeing the prefix and itself only, its positions continuing the prefix's on every rotary axis. So the
+prompt and its images are computed once a pair, and equal beginnings of the responses too; several rows in one forward form a
+forest under the same mask. That this equals separate forwards is proved in the tests (log-probabilities and gradients).
+Nothing is ever truncated. Knows nothing about losses, optimisers or files. The layout is not in the paper.
 """
 
 from __future__ import annotations
@@ -31,8 +31,10 @@ from dcr2ad.prompts import build_prompt
 from dcr2ad.training.weights import ImageInputs, image_inputs
 from dcr2ad.types import PreferencePair, Question, Trajectory
 
-Rejected = Literal["matched", "shared", "unrouted"]
-"""Which response of a preference pair is y_l; see `rejected_trajectory`."""
+Rejected = Literal["matched", "shared", "unrouted", "stepwise"]
+"""What of a preference pair is y_l; see `rejected_trajectory` and `pair_row`."""
+PATH = 0
+"""Segment of the path in `dcr2ad.training.losses.SEGMENTS`."""
 UNSCORED = -1
 """Segment of a token whose log-ratio does not count (`pair_row`)."""
 SHOTS = 1
@@ -60,7 +62,8 @@ class TrainingRow:
     Attributes:
         id: id of the question or pair.
         prompt: the prompt's tokens.
-        responses: the response (SFT), or chosen and rejected.
+        responses: the response (SFT); chosen and rejected; or chosen, the rejected path, and the right path with a rejected
+            content.
     """
 
     id: str
@@ -130,7 +133,9 @@ def pair_row(
         vlm: the model whose tokens are wanted.
         pair: the pair.
         knowledge_base: holds the question's candidates.
-        which: y_l, see `rejected_trajectory`.
+        which: y_l, see `rejected_trajectory`; under ``stepwise`` the row has three responses: chosen, the path p_l with nothing
+            behind it, and the right path, unscored, with a wrong content. Each step is so rejected behind what the right one
+            follows.
         scored: ``distinct`` leaves the tokens that both responses hold, in the same segment and order, `UNSCORED`; ``title``
             all but those of the entries' titles, what opens a path included. Not in the paper.
 
@@ -139,6 +144,8 @@ def pair_row(
         ImageError: an image cannot be used.
     """
     prompt = _prompt(vlm, pair.question, knowledge_base)
+    if which == "stepwise":
+        return TrainingRow(pair.id, prompt, _by_steps(vlm, pair, distinct=scored == "distinct"))
     trajectories = (pair.chosen, rejected_trajectory(pair, which))
     chosen, rejected = (_response(vlm, pair.id, trajectory) for trajectory in trajectories)
     if scored == "distinct":
@@ -146,6 +153,31 @@ def pair_row(
     elif scored == "title":
         chosen, rejected = (_title_alone(vlm, *both) for both in zip(trajectories, (chosen, rejected), strict=True))
     return TrainingRow(pair.id, prompt, (chosen, rejected))
+
+
+def _by_steps(vlm: VisionLanguageModel, pair: PreferencePair, *, distinct: bool) -> tuple[ResponseTokens, ...]:
+    """Chosen, the rejected path, and the right path with a rejected content; see `pair_row`."""
+    wrong = rejected_trajectory(pair, "stepwise")
+    path, content = _steps(_response(vlm, pair.id, pair.chosen))
+    lost_path, _ = _steps(_response(vlm, pair.id, pair.rejected))
+    _, lost_content = _steps(_response(vlm, pair.id, wrong))
+    before = replace(path, segments=(UNSCORED,) * len(path.ids))
+    if distinct:
+        path, lost_path = _without_shared(path, lost_path)
+        content, lost_content = _without_shared(content, lost_content)
+    return _joined(path, content), lost_path, _joined(before, lost_content)
+
+
+def _steps(response: ResponseTokens) -> tuple[ResponseTokens, ResponseTokens]:
+    """A response's path, and its content: reasoning and answer."""
+    length = sum(segment == PATH for segment in response.segments)
+    parts = (slice(None, length), slice(length, None))
+    path, content = (ResponseTokens(response.ids[part], response.segments[part]) for part in parts)
+    return path, content
+
+
+def _joined(one: ResponseTokens, other: ResponseTokens) -> ResponseTokens:
+    return ResponseTokens((*one.ids, *other.ids), (*one.segments, *other.segments))
 
 
 def _title_alone(vlm: VisionLanguageModel, trajectory: Trajectory, response: ResponseTokens) -> ResponseTokens:
@@ -171,16 +203,18 @@ def rejected_trajectory(pair: PreferencePair, which: Rejected) -> Trajectory:
     """y_l of a pair.
 
     ``matched``: (p_l, c_l) as written. ``shared``: (p_l, c_w), the chosen one's content behind the wrong path; the paper's c
-    includes the answer. ``unrouted``: a wrong answer under the right entry, for Equation (4).
+    includes the answer. ``unrouted``: a wrong answer under the right entry, for Equation (4). ``stepwise``: the content of that
+    behind p_w, word for word, whose step is rejected besides p_l's.
 
     Raises:
         InputError: the pair holds no unrouted response.
     """
-    if which == "unrouted":
+    if which in ("unrouted", "stepwise"):
         if pair.unrouted is None:
-            what = f'the pair {pair.id!r} holds no wrong answer under the right entry, which objective = "dpo" trains on'
+            setting = 'objective = "dpo"' if which == "unrouted" else 'reasoning = "stepwise"'
+            what = f"the pair {pair.id!r} holds no wrong answer under the right entry, which {setting} trains on"
             raise InputError(what, "Run `dcr2ad synthesize` again, with synthesize.unrouted = true")
-        return pair.unrouted
+        return pair.unrouted if which == "unrouted" else pair.unrouted.model_copy(update={"why": pair.chosen.why})
     if which == "matched":
         return pair.rejected
     return pair.rejected.model_copy(update={"reasoning": pair.chosen.reasoning, "answer": pair.chosen.answer})

@@ -25,6 +25,7 @@ from dcr2ad.knowledge.base import KnowledgeBase
 from dcr2ad.models.vlm import VisionLanguageModel
 from dcr2ad.training.batches import (
     UNSCORED,
+    ResponseTokens,
     TrainingRow,
     check_lengths,
     group_by_image,
@@ -43,6 +44,8 @@ from dcr2ad.types import PreferencePair, Question, Record
 
 REFERENCE = "reference.jsonl"
 """File of the reference's log-probabilities in the stage's folder."""
+CHOSEN, REJECTED = slice(1), slice(1, None)
+"""Of a row's responses those of y_w and of y_l."""
 DISPLACED = -0.05
 """log pi/pi_ref a token of the right responses below which they have become too unlikely (docs/nano.md; not in the paper)."""
 
@@ -219,7 +222,7 @@ class _Krdpo:
         beside = [self.rehearsed(number) for number in rows] if self.beside else []
         every = session.logprobs([*built, *beside])
         logprobs, kept_up = every[: len(built)], every[len(built) :]
-        chosen, rejected = _sums(built, logprobs, 0), _sums(built, logprobs, 1)
+        chosen, rejected = _sums(built, logprobs, CHOSEN), _sums(built, logprobs, REJECTED)
         found = krdpo_loss(
             chosen,
             rejected,
@@ -228,6 +231,7 @@ class _Krdpo:
             beta=self.settings.beta,
             path_weight=self.settings.path_weight,
             reasoning_weight=self.settings.reasoning_weight,
+            stepwise=self.settings.reasoning == "stepwise",
         )
         losses, metrics = found.losses, _metrics(found, built)
         terms = (("sft_loss", self.settings.sft_weight, logprobs), ("rehearsal_loss", self.settings.rehearsal_weight, kept_up))
@@ -271,23 +275,28 @@ class _Krdpo:
         built = [self.row(number) for number in numbers]
         with torch.no_grad():
             logprobs = session.logprobs(built)
-        pairs = zip(built, _sums(built, logprobs, 0).tolist(), _sums(built, logprobs, 1).tolist(), strict=True)
+        pairs = zip(built, _sums(built, logprobs, CHOSEN).tolist(), _sums(built, logprobs, REJECTED).tolist(), strict=True)
         return [ReferenceScores(id=row.id, model=self.digest, chosen=won, rejected=lost) for row, won, lost in pairs]
 
 
-def _sums(rows: Sequence[TrainingRow], logprobs: Sequence[Sequence[torch.Tensor]], which: int) -> torch.Tensor:
-    """Segment log-probabilities of one response of each row, shape ``(B, 3)``."""
-    return torch.stack(
-        [
-            segment_sums(values[which], torch.tensor(row.responses[which].segments, device=values[which].device))
-            for row, values in zip(rows, logprobs, strict=True)
-        ]
-    )
+def _sums(rows: Sequence[TrainingRow], logprobs: Sequence[Sequence[torch.Tensor]], which: slice) -> torch.Tensor:
+    """Segment log-probabilities of y_w or y_l of each row, shape ``(B, 3)``."""
+    return torch.stack([_row_sums(row, values, which) for row, values in zip(rows, logprobs, strict=True)])
+
+
+def _row_sums(row: TrainingRow, logprobs: Sequence[torch.Tensor], which: slice) -> torch.Tensor:
+    scored = torch.cat(list(logprobs[which]))
+    segments = [segment for response in row.responses[which] for segment in response.segments]
+    return segment_sums(scored, torch.tensor(segments, device=scored.device))
+
+
+def _scored(responses: Sequence[ResponseTokens]) -> int:
+    return sum(segment != UNSCORED for response in responses for segment in response.segments)
 
 
 def _metrics(found: PreferenceLoss, rows: Sequence[TrainingRow]) -> dict[str, torch.Tensor]:
     device = found.losses.device
-    scored = [[sum(segment != UNSCORED for segment in response.segments) for response in row.responses] for row in rows]
+    scored = [[_scored(row.responses[which]) for which in (CHOSEN, REJECTED)] for row in rows]
     lengths = torch.tensor(scored, device=device).clamp(min=1)
     metrics = {
         "reward_chosen": found.chosen_rewards,

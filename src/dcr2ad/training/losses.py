@@ -10,7 +10,8 @@ while a plain DPO pair is any right and any wrong response: here, for the ablati
 there is one implementation; `dpo_loss` is Equation (4) as printed and the tests hold the two together. The paper writes one c
 for both paths and says that it stays consistent "within their respective knowledge sources". The reading ``matched`` scores
 (p_w, c_w) against (p_l, c_l), the reading ``shared`` (p_w, c_w) against (p_l, c_w). All three differ in the rejected response's
-tokens, hence in `dcr2ad.training.batches`, not here.
+tokens, hence in `dcr2ad.training.batches`, not here. ``stepwise``, which is not in the paper, rejects p_l beside p_w and a
+wrong c beside the right one behind the same p_w, and has one logistic loss for each.
 """
 
 from __future__ import annotations
@@ -125,6 +126,7 @@ def krdpo_loss(
     beta: float,
     path_weight: float = 1.0,
     reasoning_weight: float = 1.0,
+    stepwise: bool = False,
 ) -> PreferenceLoss:
     """Equation (5): -log sigmoid(beta log pi/pi_ref(p_w, c|x) - beta log pi/pi_ref(p_l, c|x)), by segment.
 
@@ -133,15 +135,20 @@ def krdpo_loss(
 
     Args:
         policy_chosen: log pi_theta of y_w's path, reasoning and answer, shape ``(B, 3)``, nats.
-        policy_rejected: the same of y_l: (p_l, c_l) under ``matched``, (p_l, c_w) under ``shared``.
+        policy_rejected: the same of y_l: (p_l, c_l) under ``matched``, (p_l, c_w) under ``shared``; under ``stepwise`` p_l, and
+            a wrong c behind p_w.
         reference_chosen: under pi_ref, the SFT model.
         reference_rejected: under pi_ref.
         beta: temperature; not in the paper.
         path_weight: weight of the path's log-ratios.
         reasoning_weight: weight of the log-ratios of reasoning and answer.
+        stepwise: the sum of two logistic losses, of the path and of the content, in place of the one of their sum. Not in the
+            paper.
     """
     chosen = policy_chosen - reference_chosen
     rejected = policy_rejected - reference_rejected
     weights = chosen.new_tensor([path_weight, reasoning_weight, reasoning_weight])
-    losses = -logsigmoid(beta * ((chosen - rejected) * weights).sum(-1))
+    margins = beta * (chosen - rejected) * weights
+    steps = (margins[:, :1], margins[:, 1:]) if stepwise else (margins,)
+    losses = torch.stack([-logsigmoid(step.sum(-1)) for step in steps]).sum(0)
     return PreferenceLoss(losses, chosen.detach(), rejected.detach(), beta)
