@@ -203,8 +203,8 @@ def rejected_trajectory(pair: PreferencePair, which: Rejected) -> Trajectory:
     """y_l of a pair.
 
     ``matched``: (p_l, c_l) as written. ``shared``: (p_l, c_w), the chosen one's content behind the wrong path; the paper's c
-    includes the answer. ``unrouted``: a wrong answer under the right entry, for Equation (4). ``stepwise``: the content of that
-    behind p_w, word for word, whose step is rejected besides p_l's.
+    includes the answer. ``unrouted``: a wrong answer under the right entry, for Equation (4). ``stepwise``: the same behind
+    p_w word for word, of which the content alone is rejected; the path that is rejected besides is p_l (`pair_row`).
 
     Raises:
         InputError: the pair holds no unrouted response.
