@@ -18,6 +18,8 @@ from dcr2ad.types import Answering, Context, EvalProtocol, Precision, RouteMode,
 
 Scored = Literal["all", "distinct", "title"]
 """Which tokens of a preference pair count, see `KrdpoSettings.tokens`."""
+Rejected = Literal["matched", "shared", "unrouted", "stepwise"]
+"""What of a preference pair is y_l, see `KrdpoSettings.rejected` and `dcr2ad.training.batches.pair_row`."""
 
 
 class Settings(BaseModel):
@@ -204,7 +206,7 @@ class KrdpoSettings(TrainSettings):
     """How the policy ranks the knowledge there."""
 
     @property
-    def rejected(self) -> Literal["matched", "shared", "unrouted", "stepwise"]:
+    def rejected(self) -> Rejected:
         """What of a pair is y_l."""
         return "unrouted" if self.objective == "dpo" else self.reasoning
 

@@ -13,12 +13,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 
-from dcr2ad.config import Scored
+from dcr2ad.config import Rejected, Scored
 from dcr2ad.errors import InputError
 from dcr2ad.knowledge.base import KnowledgeBase
 from dcr2ad.models.blocks import row_images
@@ -31,8 +31,6 @@ from dcr2ad.prompts import build_prompt
 from dcr2ad.training.weights import ImageInputs, image_inputs
 from dcr2ad.types import PreferencePair, Question, Trajectory
 
-Rejected = Literal["matched", "shared", "unrouted", "stepwise"]
-"""What of a preference pair is y_l; see `rejected_trajectory` and `pair_row`."""
 PATH = 0
 """Segment of the path in `dcr2ad.training.losses.SEGMENTS`."""
 UNSCORED = -1
@@ -157,10 +155,9 @@ def pair_row(
 
 def _by_steps(vlm: VisionLanguageModel, pair: PreferencePair, *, distinct: bool) -> tuple[ResponseTokens, ...]:
     """Chosen, the rejected path, and the right path with a rejected content; see `pair_row`."""
-    wrong = rejected_trajectory(pair, "stepwise")
     path, content = _steps(_response(vlm, pair.id, pair.chosen))
     lost_path, _ = _steps(_response(vlm, pair.id, pair.rejected))
-    _, lost_content = _steps(_response(vlm, pair.id, wrong))
+    _, lost_content = _steps(_response(vlm, pair.id, rejected_trajectory(pair, "stepwise")))
     before = replace(path, segments=(UNSCORED,) * len(path.ids))
     if distinct:
         path, lost_path = _without_shared(path, lost_path)
@@ -170,7 +167,7 @@ def _by_steps(vlm: VisionLanguageModel, pair: PreferencePair, *, distinct: bool)
 
 def _steps(response: ResponseTokens) -> tuple[ResponseTokens, ResponseTokens]:
     """A response's path, and its content: reasoning and answer."""
-    length = sum(segment == PATH for segment in response.segments)
+    length = response.segments.count(PATH)
     parts = (slice(None, length), slice(length, None))
     path, content = (ResponseTokens(response.ids[part], response.segments[part]) for part in parts)
     return path, content
@@ -203,8 +200,8 @@ def rejected_trajectory(pair: PreferencePair, which: Rejected) -> Trajectory:
     """y_l of a pair.
 
     ``matched``: (p_l, c_l) as written. ``shared``: (p_l, c_w), the chosen one's content behind the wrong path; the paper's c
-    includes the answer. ``unrouted``: a wrong answer under the right entry, for Equation (4). ``stepwise``: the same behind
-    p_w word for word, of which the content alone is rejected; the path that is rejected besides is p_l (`pair_row`).
+    includes the answer. ``unrouted``: a wrong answer under the right entry, for Equation (4). ``stepwise``: the
+    same, of which the content alone is read, behind p_w; the path rejected besides is p_l (`pair_row`).
 
     Raises:
         InputError: the pair holds no unrouted response.
@@ -214,7 +211,7 @@ def rejected_trajectory(pair: PreferencePair, which: Rejected) -> Trajectory:
             setting = 'objective = "dpo"' if which == "unrouted" else 'reasoning = "stepwise"'
             what = f"the pair {pair.id!r} holds no wrong answer under the right entry, which {setting} trains on"
             raise InputError(what, "Run `dcr2ad synthesize` again, with synthesize.unrouted = true")
-        return pair.unrouted if which == "unrouted" else pair.unrouted.model_copy(update={"why": pair.chosen.why})
+        return pair.unrouted
     if which == "matched":
         return pair.rejected
     return pair.rejected.model_copy(update={"reasoning": pair.chosen.reasoning, "answer": pair.chosen.answer})
