@@ -111,3 +111,15 @@ def test_a_folder_that_cannot_be_written_costs_the_keeping_alone(
     kept = KeptFindings(expert, tmp_path / "file" / "kept")
     found = [kept.inspect(parts["bad"], [parts["good"]])[0] for _ in range(2)]
     assert found[0] == found[1] and looks == ["bad.png"] * 2
+
+
+def test_what_decides_the_findings_is_in_the_fingerprint(expert: Expert, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Data told by different experts never mix, so neither with and without held-out guesses, nor of two precisions."""
+    seen = [expert.fingerprint, expert.with_limit(99.0).fingerprint]
+    monkeypatch.setattr(expert, "half", not expert.half)
+    seen.append(expert.fingerprint)
+    monkeypatch.setattr(expert, "held_out", {"0" * 64: (GUESS,)})
+    seen.append(expert.fingerprint)
+    monkeypatch.setattr(expert, "held_out", {"0" * 64: (GUESS.model_copy(update={"probability": 0.5}),)})
+    seen.append(expert.fingerprint)
+    assert len(set(seen)) == 5

@@ -21,7 +21,7 @@ import torch
 from PIL import Image, ImageOps
 from torch.nn import functional
 
-from dcr2ad.artifacts import write_bytes
+from dcr2ad.artifacts import digest_json, write_bytes
 from dcr2ad.errors import InputError
 from dcr2ad.images import content_digest, load_image
 from dcr2ad.kinds import TURNS, Gallery, hot_features
@@ -124,9 +124,19 @@ class Expert:
 
     @property
     def fingerprint(self) -> str:
-        """What decides the findings: this expert and its gallery. Data told by different ones never mix."""
-        kinds = "" if self.gallery is None else f"+{self.gallery.digest}"
-        return f"Expert{kinds}" if self.limit == THRESHOLD else f"Expert{kinds}+limit{self.limit:.6g}"
+        """What decides the findings: this expert, its gallery with what it told held out, its limit and precision. Data told by
+        different ones never mix."""
+        parts = ["Expert"]
+        if self.gallery is not None:
+            parts.append(self.gallery.digest)
+        if self.held_out:
+            told = {image: [kind.model_dump(mode="json") for kind in kinds] for image, kinds in self.held_out.items()}
+            parts.append(f"held-out-{digest_json(told)[:16]}")
+        if self.limit != THRESHOLD:
+            parts.append(f"limit{self.limit:.6g}")
+        if self.half:
+            parts.append("bf16")
+        return "+".join(parts)
 
     def with_limit(self, limit: float) -> Expert:
         """The same expert, sharing tower and features, that calls anomalous what passes another limit."""

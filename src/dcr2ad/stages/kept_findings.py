@@ -58,10 +58,8 @@ class KeptFindings:
             ImageError: an image cannot be used; of one whose findings are kept only the bytes are read.
         """
         expert, image = self._expert, content_digest(image_path)
-        held_out = expert.held_out.get(image)
-        told = None if held_out is None else [kind.model_dump(mode="json") for kind in held_out]
         shown = [content_digest(path) for path in reference_paths]
-        key = digest_json([NAME, _code(), expert.fingerprint, expert.limit, expert.half, image, shown, told])
+        key = digest_json([NAME, _code(), expert.fingerprint, expert.limit, image, shown])
         findings = self._kept.get(key)
         if findings is None:
             findings, _ = expert.inspect(image_path, reference_paths)
