@@ -229,6 +229,7 @@ def test_questions_are_rehearsed_beside_the_pairs(qwen: Path, tmp_path: Path, fo
     trained = set(read_trained(tmp_path / "model").train_images)
     assert {content_digest(question.sample.image) for question in beside} <= trained, "the leak guard knows them"
     assert summary["rows"] == 4
+    assert summary["rehearsal_losses"] == [rows[0]["rehearsal_loss"], rows[-1]["rehearsal_loss"]]
     other = train_krdpo(load(qwen), pairs, BASE, settings, tmp_path, base_spec=str(qwen), seed=0, rehearsed=others)
     assert other == summary, "finished work is not done again"
     with pytest.raises(RunError, match="rehearsed"):
@@ -330,6 +331,14 @@ def _sums_alone(model: VisionLanguageModel, pair: PreferencePair, response: Traj
 def test_displacement_is_told_below_its_limit_and_not_of_older_summaries(ratio: float | None, told: bool) -> None:
     said = displaced({} if ratio is None else {"chosen_log_ratio": ratio})
     assert bool(said) == told and ("sft_weight" in said) == told and ("-0.05" in said) == told
+
+
+@pytest.mark.parametrize(("losses", "told"), [([0.10, 0.151], True), ([0.10, 0.149], False), ([0.2, 0.1], False)])
+def test_rehearsed_questions_that_are_not_kept_up_are_told(losses: list[float], told: bool) -> None:
+    said = displaced({"rehearsal_losses": losses})
+    assert ("rehearsal_weight" in said) == bool(said) == told
+    both = displaced({"rehearsal_losses": losses, "chosen_log_ratio": -1.0})
+    assert "log-ratio -1.00" in both and ("; the rehearsed" in both) == told
 
 
 def test_equation_4_trains_on_the_same_questions_without_a_wrong_path(qwen: Path, tmp_path: Path, folder: Path) -> None:

@@ -48,6 +48,8 @@ CHOSEN, REJECTED = slice(1), slice(1, None)
 """Of a row's responses those of y_w and of y_l."""
 DISPLACED = -0.05
 """log pi/pi_ref a token of the right responses below which they have become too unlikely (docs/nano.md; not in the paper)."""
+DRIFTED = 1.5
+"""Loss of the rehearsed questions, last tenth of the steps over the first, that says they are not kept up; not in the paper."""
 
 
 class ReferenceScores(Record):
@@ -102,8 +104,9 @@ def train_krdpo(
         progress: is told the optimiser steps done and their total.
 
     Returns:
-        as `dcr2ad.training.sft.train_sft`; ``chosen_log_ratio``, the mean of ``log_ratio_chosen`` over the last tenth (see
-        `displaced`); ``routing`` before and after, where it was measured.
+        as `dcr2ad.training.sft.train_sft`; ``chosen_log_ratio``, the mean of ``log_ratio_chosen`` over the last tenth, and
+        ``rehearsal_losses``, those of the first and the last tenth where questions are rehearsed (see `displaced`); ``routing``
+        before and after, where it was measured.
 
     Raises:
         InputError: no pair is left, a row exceeds the model's positions (names them), `vlm` is not what `base_spec` calls for,
@@ -161,19 +164,24 @@ def partners(pairs: Sequence[PreferencePair], questions: Sequence[Question], see
 
 
 def displaced(summary: Mapping[str, Any]) -> str:
-    """What to say of a training after which the right responses are less likely than before; empty where they are not.
+    """What to say of a training that made less likely what should be written; empty of one that did not.
 
     A preference is learnt by the difference alone: both responses may become unlikely, and then what the model writes breaks
-    (likelihood displacement). Not in the paper.
+    (likelihood displacement). Its gradient may also outweigh the terms that hold the rest. Not in the paper.
 
     Args:
         summary: as `train_krdpo` returns it, or as a version before wrote it.
     """
+    told = []
     ratio = summary.get("chosen_log_ratio", 0.0)
-    if ratio >= DISPLACED:
-        return ""
-    what = f"the right responses have become less likely too (log-ratio {ratio:.2f} a token): what is written may break"
-    return f"{what}. Lower krdpo.learning_rate or max_steps, or set krdpo.sft_weight"
+    if ratio < DISPLACED:
+        what = f"the right responses have become less likely too (log-ratio {ratio:.2f} a token): what is written may break"
+        told.append(f"{what}. Lower krdpo.learning_rate or max_steps, or set krdpo.sft_weight")
+    first, last = summary.get("rehearsal_losses", (0.0, 0.0))
+    if last > DRIFTED * first:
+        what = f"the rehearsed questions have become less likely ({first:.2f} to {last:.2f} nats a token)"
+        told.append(f"{what}: the preference outweighs them. Raise krdpo.rehearsal_weight and krdpo.sft_weight")
+    return "; ".join(told)
 
 
 @dataclass
@@ -214,8 +222,10 @@ class _Krdpo:
         return self.dev.measure(session, step).line() if self.dev is not None and self.dev.is_due(step, total) else {}
 
     def summary(self) -> dict[str, Any]:
-        _, ratio = ends(read_log(self.reference_file.parent), "log_ratio_chosen")
-        return {"chosen_log_ratio": ratio, **(self.dev.summary() if self.dev is not None else {})}
+        lines = read_log(self.reference_file.parent)
+        kept_up = {"rehearsal_losses": list(ends(lines, "rehearsal_loss"))} if self.beside else {}
+        _, ratio = ends(lines, "log_ratio_chosen")
+        return {"chosen_log_ratio": ratio, **kept_up, **(self.dev.summary() if self.dev is not None else {})}
 
     def losses(self, session: Session, rows: Sequence[int]) -> Outcome:
         built = [self.row(number) for number in rows]
