@@ -144,6 +144,36 @@ def test_a_part_of_the_way_is_packed(kind: str, folder: Path, tmp_path: Path) ->
     assert not (tmp_path / "more").exists() and not (tmp_path / "none").exists()
 
 
+def test_a_part_of_a_training_that_went_on_with_an_adapter_is_counted_from_there(folder: Path, tmp_path: Path) -> None:
+    """Half of KR-DPO is half of KR-DPO, and not half of the SFT before it as well."""
+    about = {"base": f"hf:{folder}", "base_digest": "", "stage": "sft", "seed": 3, "recipe": {}, "train_images": {}}
+    settings = SftSettings(method="lora", lora_rank=2, lora_alpha=4)
+    for name, before in (("sft", None), ("krdpo", tmp_path / "sft"), ("other", None)):
+        vlm = VisionLanguageModel.load(folder)
+        load_trainable(vlm, settings, before)
+        with torch.no_grad():
+            for key, value in vlm.model.named_parameters():
+                if "lora_" in key:
+                    value += 0.2 * torch.randn(value.shape, generator=torch.Generator().manual_seed(len(key) + len(name)))
+        start = {"start": read_trained(before).digest} if before else {}
+        save_trained(vlm, tmp_path / name, {**about, **start}, dtype=torch.float32)
+    made = pack_adapter(tmp_path / "krdpo", tmp_path / "half", Packing(part=0.5, start=tmp_path / "sft"))
+    assert made.extracted["rank"] <= 4 and made.extracted["error"] < 1e-3, "two adapters of rank 2 are one of 4"
+    weights = [dict(HFModel.open(str(tmp_path / name)).vlm.model.named_parameters()) for name in ("sft", "krdpo", "half")]
+    moved = 0.0
+    for name, first in weights[0].items():
+        last, half = weights[1][name], weights[2][name]
+        moved = max(moved, float((last - first).abs().max()))
+        assert torch.allclose(half, (first + last) / 2, atol=2e-2)
+    assert moved > 0.2
+    with pytest.raises(InputError, match="a part of its way begins there"):
+        pack_adapter(tmp_path / "krdpo", tmp_path / "none", Packing(part=0.5))
+    with pytest.raises(InputError, match="other is not the model that"):
+        pack_adapter(tmp_path / "krdpo", tmp_path / "none", Packing(part=0.5, start=tmp_path / "other"))
+    assert pack_adapter(tmp_path / "krdpo", tmp_path / "whole").part == 1.0, "the whole needs no start"
+    assert not (tmp_path / "none").exists()
+
+
 def test_the_card_prints_the_reports_own_figures_and_the_worst() -> None:
     report = EvalReport(
         protocol=EvalProtocol(),

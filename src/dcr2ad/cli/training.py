@@ -169,16 +169,17 @@ def plan(
 def pack(
     model: Annotated[Path, typer.Argument(help="model/ of a training stage: an adapter, or a whole fine-tuned model.")],
     out: Annotated[Path, typer.Argument(help="Folder to write.")],
-    rank: Annotated[int | None, typer.Option(help="Of a whole model: rank of every weight's change.")] = None,
+    rank: Annotated[int | None, typer.Option(help="Rank kept of every weight's change.")] = None,
     energy: Annotated[float, typer.Option(help="Of a whole model, without --rank: share of each squared change kept.")] = 0.9,
     part: Annotated[float, typer.Option(help="Share of the training's change that is kept: 0.5 goes half of the way.")] = 1.0,
+    start: Annotated[Path | None, typer.Option(help="Of a part: model/ of the training that this one went on from.")] = None,
     licence: Annotated[str, typer.Option(help="What the licences of the training data allow.")] = "",
     report: Annotated[list[Path] | None, typer.Option(help="Folder of an evaluation of it, for the card; repeat.")] = None,
 ) -> None:
     """Make a small adapter to ship: bfloat16, low rank of a full fine-tuning, manifest and model card."""
     from dcr2ad.commands.training import run_pack
 
-    run_pack(model, out, rank=rank, energy=energy, part=part, licence=licence, reports=report or [])
+    run_pack(model, out, rank=rank, energy=energy, part=part, start=start, licence=licence, reports=report or [])
 
 
 @app.command()

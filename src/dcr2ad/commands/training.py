@@ -224,7 +224,15 @@ def run_adapt(
 
 
 def run_pack(
-    model: Path, out: Path, *, rank: int | None, energy: float, part: float, licence: str, reports: Sequence[Path]
+    model: Path,
+    out: Path,
+    *,
+    rank: int | None,
+    energy: float,
+    part: float,
+    start: Path | None,
+    licence: str,
+    reports: Sequence[Path],
 ) -> None:
     """Verb `pack`."""
     from dcr2ad.stages.evaluate import read_report
@@ -232,7 +240,8 @@ def run_pack(
     from dcr2ad.training.packing import Packing, pack_adapter
 
     found = {folder.name: read_report(folder) for folder in reports}
-    made = pack_adapter(model, out, Packing(rank=rank, energy=energy, part=part, licence=licence, reports=found))
+    how = Packing(rank=rank, energy=energy, part=part, start=start, licence=licence, reports=found)
+    made = pack_adapter(model, out, how)
     pass_on(model, out)
     size = sum(path.stat().st_size for path in out.iterdir()) / 2**20
     print_counts("pack", {"megabytes": round(size, 1), "training images": len(made.train_images), **made.extracted}, out)

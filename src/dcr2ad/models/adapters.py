@@ -57,6 +57,8 @@ class TrainedModel(Record):
     """`model_digest` of the model as it was given to training, an earlier adapter not counted."""
     base_adapter: str = ""
     """Digest of the package's adapter that `base` names, which another release may carry otherwise; empty for another base."""
+    start: str = ""
+    """Digest of the trained model whose adapter the training went on with; empty where it began one of its own."""
     train_images: dict[str, str]
     """Content SHA-256 of every query image trained on -> its path's last parts; an evaluation can see what it must not ask."""
     train_hashes: dict[str, str] = Field(default_factory=dict)

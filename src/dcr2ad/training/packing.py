@@ -38,6 +38,8 @@ class Packing:
         energy: of a whole model, share of each weight's squared change that is kept.
         part: how far to go from the model that the training went on from (0) to the trained one (1). Half of the way may keep
             more of what was known, and most of what was learnt (WiSE-FT, Wortsman et al. 2022).
+        start: ``model/`` of the training before, whose adapter this one went on with: a part is counted from there. Wanted
+            where the folder says so, and a part alone is kept.
         licence: what the licences of the training data allow, in words; empty keeps what the folder says.
         reports: evaluations to print in the card, by name.
     """
@@ -45,6 +47,7 @@ class Packing:
     rank: int | None = None
     energy: float = 0.9
     part: float = 1.0
+    start: Path | None = None
     licence: str = ""
     reports: Mapping[str, EvalReport] = field(default_factory=dict)
 
@@ -59,8 +62,9 @@ def pack_adapter(folder: str | Path, out: str | Path, how: Packing = Packing()) 
 
     Raises:
         ModelError: the folder is no trained model.
-        InputError: something stands at `out`, the part is none or one of a folder that is a part already, or an adapter of the
-            embedded model is larger than the package takes.
+        InputError: something stands at `out`, the part is none or one of a folder that is a part already, the training went on
+            from another model than the one named, or from one that is not named, or an adapter of the embedded model is larger
+            than the package takes.
     """
     if not 0 < how.part <= 1:
         raise InputError(f"no such part of a training: {how.part}", "Give more than 0 and at most 1")
@@ -69,6 +73,8 @@ def pack_adapter(folder: str | Path, out: str | Path, how: Packing = Packing()) 
     if how.part < 1 and trained.part < 1:
         what = f"{source} is {trained.part:g} of the way of its training already, and does not hold where that began"
         raise InputError(what, "Pack the trained folder by another --part")
+    if how.part < 1:
+        _check_start(source, trained, how.start)
     if target.exists():
         raise InputError(f"{target} exists already", "Name a new folder")
     work = target.with_name(f".{target.name}.tmp")
@@ -81,9 +87,12 @@ def pack_adapter(folder: str | Path, out: str | Path, how: Packing = Packing()) 
         plain = trained.kind == "adapter" and not stacked
         if not plain or how.part < 1:
             base, tuned = (HFModel.open(name).vlm.model for name in (BASE if stacked else trained.base, str(source)))
-            if how.part < 1:
-                _go_back(tuned, HFModel.open(trained.base).vlm.model if stacked else base, how.part)
             rank = _rank_of(source) if plain and how.rank is None else how.rank
+            if how.part < 1:
+                before = HFModel.open(str(how.start or trained.base)).vlm.model if how.start or stacked else base
+                _go_back(tuned, before, how.part)
+                if how.start and plain and how.rank is None:
+                    rank = _rank_of(source) + _rank_of(how.start)
             update["extracted"] = extract_adapter(base, tuned, raw, rank=rank, energy=how.energy).record()
             update["part"] = how.part
             if stacked:
@@ -98,12 +107,29 @@ def pack_adapter(folder: str | Path, out: str | Path, how: Packing = Packing()) 
         if packed.base == BASE and size > MOST_BYTES:
             raise InputError(
                 f"packed it has {size / 2**20:.1f} MB, and the package takes {MOST_BYTES // 2**20}",
-                "Train with a lower lora_rank; of a whole model keep less with --rank or --energy",
+                "Keep less with --rank, or of a whole model with --energy, or train with a lower lora_rank",
             )
         work.rename(target)
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return packed
+
+
+def _check_start(source: Path, trained: TrainedModel, start: Path | None) -> None:
+    """Whether a part of the way is counted from where the training began.
+
+    Raises:
+        InputError: it went on with the adapter of a model that is not named, or not with that of the one named.
+        ModelError: what is named is no trained model.
+    """
+    if start is None:
+        if trained.start:
+            what = f"{source} went on with the adapter of a model trained before, and a part of its way begins there"
+            raise InputError(what, "Name that model's folder by --start")
+    elif read_trained(start).base != trained.base or weights_digest(start) != (trained.start or weights_digest(start)):
+        raise InputError(
+            f"{start} is not the model that {source} went on from", "Name the folder that --model named in training"
+        )
 
 
 def _go_back(tuned: Any, start: Any, part: float) -> None:

@@ -138,6 +138,7 @@ def _train(
         "base": work.base,
         "base_digest": work.inputs["model"],
         "base_adapter": adapter_digest(work.base),
+        "start": work.inputs.get("adapter", ""),
         "stage": work.stage,
         "seed": work.seed,
         "recipe": work.settings.model_dump(mode="json"),
