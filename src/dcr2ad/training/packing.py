@@ -70,10 +70,10 @@ def pack_adapter(folder: str | Path, out: str | Path, how: Packing = Packing()) 
         raise InputError(f"no such part of a training: {how.part}", "Give more than 0 and at most 1")
     source, target = Path(folder), Path(out)
     trained = read_trained(source)
-    if how.part < 1 and trained.part < 1:
-        what = f"{source} is {trained.part:g} of the way of its training already, and does not hold where that began"
-        raise InputError(what, "Pack the trained folder by another --part")
     if how.part < 1:
+        if trained.part < 1:
+            what = f"{source} is {trained.part:g} of the way of its training already, and does not hold where that began"
+            raise InputError(what, "Pack the trained folder by another --part")
         _check_start(source, trained, how.start)
     if target.exists():
         raise InputError(f"{target} exists already", "Name a new folder")
@@ -86,13 +86,14 @@ def pack_adapter(folder: str | Path, out: str | Path, how: Packing = Packing()) 
         stacked = trained.kind == "adapter" and bool(adapter_digest(trained.base))
         plain = trained.kind == "adapter" and not stacked
         if not plain or how.part < 1:
-            base, tuned = (HFModel.open(name).vlm.model for name in (BASE if stacked else trained.base, str(source)))
-            rank = _rank_of(source) if plain and how.rank is None else how.rank
+            base_name = BASE if stacked else trained.base
+            base, tuned = (HFModel.open(name).vlm.model for name in (base_name, str(source)))
+            mixed = [source]
             if how.part < 1:
-                before = HFModel.open(str(how.start or trained.base)).vlm.model if how.start or stacked else base
-                _go_back(tuned, before, how.part)
-                if how.start and plain and how.rank is None:
-                    rank = _rank_of(source) + _rank_of(how.start)
+                start_name = str(how.start or trained.base)
+                _go_back(tuned, base if start_name == base_name else HFModel.open(start_name).vlm.model, how.part)
+                mixed += [how.start] if how.start else []
+            rank = sum(map(_rank_of, mixed)) if plain and how.rank is None else how.rank
             update["extracted"] = extract_adapter(base, tuned, raw, rank=rank, energy=how.energy).record()
             update["part"] = how.part
             if stacked:
@@ -126,7 +127,7 @@ def _check_start(source: Path, trained: TrainedModel, start: Path | None) -> Non
         if trained.start:
             what = f"{source} went on with the adapter of a model trained before, and a part of its way begins there"
             raise InputError(what, "Name that model's folder by --start")
-    elif read_trained(start).base != trained.base or weights_digest(start) != (trained.start or weights_digest(start)):
+    elif read_trained(start).base != trained.base or trained.start not in ("", weights_digest(start)):
         raise InputError(
             f"{start} is not the model that {source} went on from", "Name the folder that --model named in training"
         )
