@@ -124,14 +124,19 @@ class Expert:
 
     @property
     def fingerprint(self) -> str:
-        """What decides the findings: this expert, its gallery with what it told held out, its limit and precision. Data told by
-        different ones never mix."""
+        """What decides the findings of any photograph: `looking`, and what the gallery told held out. Data told by different
+        ones never mix."""
+        if not self.held_out:
+            return self.looking
+        told = {image: [kind.model_dump(mode="json") for kind in kinds] for image, kinds in self.held_out.items()}
+        return f"{self.looking}+held-out-{digest_json(told)[:16]}"
+
+    @property
+    def looking(self) -> str:
+        """What decides the findings of a photograph of which nothing is told held out: expert, gallery, limit, precision."""
         parts = ["Expert"]
         if self.gallery is not None:
             parts.append(self.gallery.digest)
-        if self.held_out:
-            told = {image: [kind.model_dump(mode="json") for kind in kinds] for image, kinds in self.held_out.items()}
-            parts.append(f"held-out-{digest_json(told)[:16]}")
         if self.limit != THRESHOLD:
             parts.append(f"limit{self.limit:.6g}")
         if self.half:

@@ -59,7 +59,9 @@ class KeptFindings:
         """
         expert, image = self._expert, content_digest(image_path)
         shown = [content_digest(path) for path in reference_paths]
-        key = digest_json([NAME, _code(), expert.fingerprint, expert.limit, image, shown])
+        held_out = expert.held_out.get(image)
+        told = None if held_out is None else [kind.model_dump(mode="json") for kind in held_out]
+        key = digest_json([NAME, _code(), expert.looking, expert.limit, image, shown, told])
         findings = self._kept.get(key)
         if findings is None:
             findings, _ = expert.inspect(image_path, reference_paths)
