@@ -24,7 +24,7 @@ from dcr2ad.reasoning import write_responses
 from dcr2ad.report.tables import protocol_label
 from dcr2ad.stages.asking import _with, ask_together
 from dcr2ad.stages.evaluate import evaluate, read_report
-from dcr2ad.stages.mine import calibrate, mine_boundary
+from dcr2ad.stages.mine import calibrate, fill_up, mine_boundary
 from dcr2ad.stages.paired import compare
 from dcr2ad.stages.synthesize import check_pair, make_pair, one_sided, synthesize_pairs
 from dcr2ad.teacher import BuiltinTeacher
@@ -427,6 +427,26 @@ def test_mining_keeps_a_calibrated_band(questions: list[Question], tmp_path: Pat
     assert made["in_band"] == made["kept"] == sum(made["histogram"][9:11]) == 30, "the histogram is of what the band is of"
     read = list(read_records(tmp_path / "calibrated" / "probabilities.jsonl", BoundaryQuestion))
     assert {round(abs(row.margin), 6) for row in read} == {0.25}, "every question's own probabilities and margin are kept"
+
+
+def test_sub_tasks_are_filled_up_with_what_lies_nearest_to_the_band(questions: list[Question], tmp_path: Path) -> None:
+    """Verdicts at 0.5 are all that is wanted; of two sub-tasks the model is sure of, the least sure come beside them."""
+    rows = [_verdict(questions[0], n, "Yes", 0.5) for n in range(3)]
+    for subtask in (Subtask.OBJECT_ANALYSIS, Subtask.ANALYSIS):
+        for number in range(4):
+            sure = _verdict(questions[0], number, "Yes", 0.9 - 0.1 * number)
+            update = {"id": f"{subtask}-{number}", "subtask": subtask}
+            rows.append(sure.model_copy(update={"question": sure.question.model_copy(update=update)}))
+    ordered = sorted(rows, key=lambda row: (abs(row.margin), row.question.id))
+    names = [row.question.id for row in fill_up(ordered[:2], ordered, 2)]
+    assert names[:2] == ["Yes-0", "Yes-1"]
+    assert sorted(names[2:]) == sorted(f"{s}-{n}" for s in (Subtask.OBJECT_ANALYSIS, Subtask.ANALYSIS) for n in (2, 3))
+    assert fill_up(ordered[:2], ordered, 0) == ordered[:2]
+    assert len(fill_up(ordered[:2], ordered, 99)) == len(rows), "as far as there are so many"
+    asked = [_verdict(questions[0], n, "Yes", 0.75).question for n in range(30)]
+    made = mine_boundary(Leaning(asked), asked, tiny_base(), MineSettings(least_each=7), tmp_path)
+    assert (made["in_band"], made["kept"], made["outside"], made["enough"]) == (0, 7, 7, False)
+    assert len(list(read_records(tmp_path / "boundary.jsonl", BoundaryQuestion))) == 7
 
 
 def test_pairs_differ_in_the_knowledge_and_stand_every_check(routable: list[Question], tmp_path: Path) -> None:

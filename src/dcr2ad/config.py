@@ -141,6 +141,10 @@ class MineSettings(Settings):
     """Keep questions with |p(gold) - chance| at most this (Appendix B.2)."""
     wanted: int = 1000
     """Questions kept at most, those nearest chance first (Appendix B.2: 1K)."""
+    least_each: int = Field(default=0, ge=0)
+    """Questions kept of each sub-task mined, as far as there are so many: where fewer are kept, the nearest of the others come
+    beside them, so that the preference also speaks of what the model is sure of and does not carry over to it what it learns
+    elsewhere (docs/nano.md). 0 is the paper's rule, the band alone."""
     subtasks: tuple[Subtask, ...] = ()
     """Sub-tasks mined, by MMAD's names; empty for all (Appendix B.2). A preference among what the model cannot see, as a small
     one cannot see what an object is, is learnt as a lean (docs/nano.md); not in the paper."""

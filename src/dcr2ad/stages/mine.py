@@ -2,9 +2,10 @@
 
 Reads questions and a model that scores; writes ``boundary.jsonl``, ``histogram.png`` and, for every question,
 ``probabilities.jsonl``. Keeps |p(gold) - chance| <= threshold, chance being one over the number of options; never widens the
-band by itself. A model that answers behind its own reasoning is mined so (`MineSettings.answering`): what it is unsure of there
-is not what it is unsure of when asked for the letter alone. One that leans to an answer, whatever it sees, can be measured
-against its own mean answer (`calibrate`). Knows nothing about training.
+band by itself, and fills sub-tasks up where it is told to (`MineSettings.least_each`). A model that answers behind its own
+reasoning is mined so (`MineSettings.answering`): what it is unsure of there is not what it is unsure of when asked for the
+letter alone. One that leans to an answer, whatever it sees, can be measured against its own mean answer (`calibrate`). Knows
+nothing about training.
 """
 
 from __future__ import annotations
@@ -41,13 +42,13 @@ def mine_boundary(
     fresh: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
-    """Keep the questions near chance, nearest first, at most ``settings.wanted``.
+    """Keep the questions near chance, nearest first, at most ``settings.wanted``, and ``settings.least_each`` of each sub-task.
 
     Returns:
-        counts: questions, in the band, kept, above and below chance (in all and a sub-task), and the histogram of p(gold), as
-        calibrated, in `BINS` equal bins. A question whose responses name no option is counted as ``unread`` and left out, one
-        that lists exchanged knowledge as ``exchanged``: a pair made of it would prefer what is false. ``other_subtasks`` are
-        those that ``settings.subtasks`` does not name.
+        counts: questions, in the band, kept, of these outside the band, above and below chance (in all and a sub-task), and the
+        histogram of p(gold), as calibrated, in `BINS` equal bins. A question whose responses name no option is counted as
+        ``unread`` and left out, one that lists exchanged knowledge as ``exchanged``: a pair made of it would prefer what is
+        false. ``other_subtasks`` are those that ``settings.subtasks`` does not name.
 
     Raises:
         CannotScoreError: the model gives no probabilities, and is asked for the letter alone.
@@ -73,8 +74,9 @@ def mine_boundary(
         rows = list(read_records(file, BoundaryQuestion))
         if settings.calibrated:
             rows = calibrate(rows)
-        band = sorted((r for r in rows if abs(r.margin) <= settings.threshold), key=lambda r: (abs(r.margin), r.question.id))
-        kept = band[: settings.wanted]
+        ordered = sorted(rows, key=lambda r: (abs(r.margin), r.question.id))
+        band = [row for row in ordered if abs(row.margin) <= settings.threshold]
+        kept = fill_up(band[: settings.wanted], ordered, settings.least_each)
         write_records(out / "boundary.jsonl", kept)
         left_out = {
             "unread": len(asked) - len(rows),
@@ -85,6 +87,19 @@ def mine_boundary(
         write_bytes(out / "histogram.png", _picture(rows, summary["histogram"], settings))
         folder.finish(summary)
     return summary
+
+
+def fill_up(kept: Sequence[BoundaryQuestion], ordered: Sequence[BoundaryQuestion], least: int) -> list[BoundaryQuestion]:
+    """The questions kept, and after them the first others in order of each sub-task that has fewer than `least` of them."""
+    taken = {row.question.id for row in kept}
+    count = Counter(row.question.subtask for row in kept)
+    added = []
+    for row in ordered:
+        subtask = row.question.subtask
+        if count[subtask] < least and row.question.id not in taken:
+            count[subtask] += 1
+            added.append(row)
+    return [*kept, *added]
 
 
 def calibrate(rows: Sequence[BoundaryQuestion]) -> list[BoundaryQuestion]:
@@ -168,6 +183,7 @@ def _summary(
         "questions": len(rows),
         "in_band": len(band),
         "kept": len(kept),
+        "outside": len(kept) - min(len(band), settings.wanted),
         "wanted": settings.wanted,
         "enough": len(band) >= settings.wanted,
         "sides": dict(Counter(row.side for row in kept)),

@@ -158,8 +158,10 @@ class Training:
                     "mining found no question near chance, so there is nothing to prefer",
                     "Raise mine.threshold in the recipe, or use more images",
                 )
-            near = f"{mined['kept']} of {mined['questions']} questions within {recipe.mine.threshold} of chance"
-            self.say(f"{_named(home / 'mine', self.out)}: {near} {mined['sides']}")
+            outside = mined.get("outside", 0)
+            near = f"{mined['kept'] - outside} of {mined['questions']} questions within {recipe.mine.threshold} of chance"
+            beyond = f", and {outside} others" if outside else ""
+            self.say(f"{_named(home / 'mine', self.out)}: {near}{beyond} {mined['sides']}")
             out = home / "synthesize"
             with self.bar(_named(out, self.out)) as update:
                 paired = synthesize_pairs(
