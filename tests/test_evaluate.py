@@ -445,7 +445,7 @@ def test_sub_tasks_are_filled_up_with_what_lies_nearest_to_the_band(questions: l
     assert len(fill_up(ordered[:2], ordered, 99)) == len(rows), "as far as there are so many"
     asked = [_verdict(questions[0], n, "Yes", 0.75).question for n in range(30)]
     made = mine_boundary(Leaning(asked), asked, tiny_base(), MineSettings(least_each=7), tmp_path)
-    assert (made["in_band"], made["kept"], made["outside"], made["enough"]) == (0, 7, 7, False)
+    assert (made["in_band"], made["kept"], made["filled_up"], made["enough"]) == (0, 7, 7, False)
     assert len(list(read_records(tmp_path / "boundary.jsonl", BoundaryQuestion))) == 7
 
 

@@ -45,7 +45,7 @@ def mine_boundary(
     """Keep the questions near chance, nearest first, at most ``settings.wanted``, and ``settings.least_each`` of each sub-task.
 
     Returns:
-        counts: questions, in the band, kept, of these outside the band, above and below chance (in all and a sub-task), and the
+        counts: questions, in the band, kept, of these filled up, above and below chance (in all and a sub-task), and the
         histogram of p(gold), as calibrated, in `BINS` equal bins. A question whose responses name no option is counted as
         ``unread`` and left out, one that lists exchanged knowledge as ``exchanged``: a pair made of it would prefer what is
         false. ``other_subtasks`` are those that ``settings.subtasks`` does not name.
@@ -90,13 +90,12 @@ def mine_boundary(
 
 
 def fill_up(kept: Sequence[BoundaryQuestion], ordered: Sequence[BoundaryQuestion], least: int) -> list[BoundaryQuestion]:
-    """The questions kept, and after them the first others in order of each sub-task that has fewer than `least` of them."""
-    taken = {row.question.id for row in kept}
+    """The questions kept, which are the first in order, and after them the next of each sub-task with fewer than `least`."""
     count = Counter(row.question.subtask for row in kept)
     added = []
-    for row in ordered:
+    for row in ordered[len(kept) :]:
         subtask = row.question.subtask
-        if count[subtask] < least and row.question.id not in taken:
+        if count[subtask] < least:
             count[subtask] += 1
             added.append(row)
     return [*kept, *added]
@@ -183,7 +182,7 @@ def _summary(
         "questions": len(rows),
         "in_band": len(band),
         "kept": len(kept),
-        "outside": len(kept) - min(len(band), settings.wanted),
+        "filled_up": len(kept) - min(len(band), settings.wanted),
         "wanted": settings.wanted,
         "enough": len(band) >= settings.wanted,
         "sides": dict(Counter(row.side for row in kept)),

@@ -158,9 +158,9 @@ class Training:
                     "mining found no question near chance, so there is nothing to prefer",
                     "Raise mine.threshold in the recipe, or use more images",
                 )
-            outside = mined.get("outside", 0)
-            near = f"{mined['kept'] - outside} of {mined['questions']} questions within {recipe.mine.threshold} of chance"
-            beyond = f", and {outside} others" if outside else ""
+            filled_up = mined["filled_up"]
+            near = f"{mined['kept'] - filled_up} of {mined['questions']} questions within {recipe.mine.threshold} of chance"
+            beyond = f", and {filled_up} others" if filled_up else ""
             self.say(f"{_named(home / 'mine', self.out)}: {near}{beyond} {mined['sides']}")
             out = home / "synthesize"
             with self.bar(_named(out, self.out)) as update:
