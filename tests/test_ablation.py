@@ -15,6 +15,9 @@ from dcr2ad.config import EvaluateSettings, Grid, Recipe
 from dcr2ad.datasets.layouts import Row
 from dcr2ad.errors import InputError, UnknownNameError
 from dcr2ad.report.ablation import ANY, ablation, cell_text, to_csv
+from dcr2ad.report.paired import paired_differences
+from dcr2ad.report.paired import to_csv as paired_csv
+from dcr2ad.report.paired import to_latex as paired_latex
 from dcr2ad.report.tables import protocol_label, result_rows
 from dcr2ad.stages.evaluate import summarise
 from dcr2ad.stages.run import Given, Subset, _chosen, _keep_given, _seen, evaluate_baselines, run_recipe, tag_of
@@ -121,6 +124,36 @@ def test_seeds_are_taken_together_by_hand() -> None:
     assert "50.0 [" in cell_text(every) and cell_text(every).endswith("75.0/25.0") and cell_text(None) == ""
     rows = list(csv.DictReader(io.StringIO(to_csv(found))))
     assert len(rows) == 6 and rows[0]["Seeds"] == "2" and rows[0]["Average of each seed"] == "75.0 25.0" and rows[0]["Miss"]
+
+
+def test_differences_of_seeds_stand_before_each_by_hand() -> None:
+    objects = ["nut", "nut", "bolt", "bolt"]
+    told = {
+        "sft-1shot-none": answers([True, False, True, False], objects),
+        "sft-seed1-1shot-none": answers([True, False, False, False], objects),
+        "krdpo-1shot-none": answers([True, True, True, True], objects),
+        "krdpo-seed1-1shot-none": answers([False, False, True, False], objects),
+    }
+    reports = {
+        tag: summarise(rows, EvalProtocol(), {"name": tag, "digest": tag, "backend": "x"}, "").model_copy(
+            update={"variant": "SFT" if tag.startswith("sft") else "SFT + KR-DPO", "seed": int("seed1" in tag)}
+        )
+        for tag, rows in told.items()
+    }
+    found = paired_differences(result_rows(reports), reports, told, set())
+    assert [line.models for line in found.lines] == [
+        "SFT + KR-DPO minus SFT, 2 seeds",
+        "SFT + KR-DPO, seed 0 minus SFT, seed 0",
+        "SFT + KR-DPO, seed 1 minus SFT, seed 1",
+    ] and not found.refused
+    whole = found.lines[0].result
+    assert (whole.average.value, whole.trainings) == (25.0, (50.0, 0.0))
+    assert (whole.questions, whole.only_second, whole.only_first, whole.p_value) == (4, 3, 1, None)
+    averages = [row for row in csv.DictReader(io.StringIO(paired_csv(found.lines))) if row["sub-task"] == "Average"]
+    assert [(row["difference"], row["difference of each seed"], bool(row["McNemar p"])) for row in averages] == [
+        ("25.00", "50.00 0.00", False), ("50.00", "", True), ("0.00", "", True),
+    ]  # fmt: skip
+    assert "2 seeds" in paired_latex(found.lines)
 
 
 def test_the_grid_is_a_product_and_a_cell_stands_once() -> None:

@@ -9,9 +9,11 @@ from math import comb
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from dcr2ad import metrics
 from dcr2ad.artifacts import read_records
+from dcr2ad.cli import app
 from dcr2ad.errors import InputError, RunError
 from dcr2ad.models.scripted import ScriptedModel
 from dcr2ad.parsing import LETTERS, write_response
@@ -49,6 +51,42 @@ def test_differences_by_hand(questions: list[Question], tmp_path: Path) -> None:
     assert compare(tmp_path / "b", tmp_path / "a").average.value == pytest.approx(-found.average.value)
     same = compare(tmp_path / "a", tmp_path / "a")
     assert (same.average.value, same.average.low, same.average.high, same.p_value) == (0, 0, 0, 1)
+
+
+def test_trainings_are_taken_together_by_hand(questions: list[Question], tmp_path: Path) -> None:
+    base, protocol = tiny_base(), EvalProtocol()
+    for name, wrong in (("a0", {"q0", "q1", "q2"}), ("b0", {"q2"}), ("a1", {"q4"}), ("b1", {"q4", "q5"})):
+        evaluate(knows(questions, wrong, name), questions, base, protocol, tmp_path / name)
+    a0, b0, a1, b1 = (tmp_path / name for name in ("a0", "b0", "a1", "b1"))
+    found = compare(a0, b0, also=[(a1, b1)])
+    assert found.trainings == pytest.approx((100 * 2 / 12, -100 / 12))
+    assert found.average.value == pytest.approx(sum(found.trainings) / 2)
+    assert (found.only_first, found.only_second, found.questions, found.average.n) == (1, 2, 12, 12)
+    assert found.p_value is None, "two answers to one question are not independent"
+    alone, twice = compare(a0, b0), compare(a0, b0, also=[(a0, b0)])
+    assert (twice.average, twice.subtasks, twice.detection) == (alone.average, alone.subtasks, alone.detection), (
+        "an image is drawn with its answers under every training: the same one twice tells nothing more"
+    )
+    assert alone.trainings == ()
+
+
+def test_trainings_of_unlike_protocols_are_not_taken_together(questions: list[Question], tmp_path: Path) -> None:
+    for name, protocol, asked in (
+        ("a", EvalProtocol(), questions),
+        ("b", EvalProtocol(context="category"), questions),
+        ("c", EvalProtocol(), questions[:-1]),
+    ):
+        evaluate(knows(questions, {"q1"}, name), asked, tiny_base(), protocol, tmp_path / name)
+        evaluate(knows(questions, set(), name + "2"), asked, tiny_base(), protocol, tmp_path / f"{name}2")
+    first = (tmp_path / "a", tmp_path / "a2")
+    with pytest.raises(InputError, match="differ in context"):
+        compare(*first, also=[(tmp_path / "b", tmp_path / "b2")])
+    with pytest.raises(InputError, match="questions are not the same"):
+        compare(*first, also=[(tmp_path / "c", tmp_path / "c2")])
+    told = CliRunner().invoke(app, ["compare", *map(str, first), str(tmp_path / "b")])
+    assert isinstance(told.exception, InputError) and "two by two" in str(told.exception)
+    told = CliRunner().invoke(app, ["compare", *map(str, (*first, *first))])
+    assert told.exit_code == 0 and "mean of 2 trainings" in told.output and "McNemar" not in told.output, told.output
 
 
 @pytest.mark.parametrize("counts", [(0, 0), (3, 3), (1, 9), (12, 2), (400, 500)])

@@ -1,7 +1,7 @@
 """Two evaluations paired by question: what differs between them, and by how much (not in the paper).
 
-Reads reports and predictions; returns a `PairedResult`, or why the two are no pair. Pure: no files. Intervals resample the
-same images on both sides; McNemar's test takes questions as independent.
+Reads reports and predictions, of one training or of several on each side; returns a `PairedResult`, or why they are no pair.
+Pure: no files. Intervals resample the same images on both sides; McNemar's test takes questions as independent.
 """
 
 from __future__ import annotations
@@ -41,25 +41,61 @@ def pair(
     Raises:
         InputError: the questions are not the same, or there is none.
     """
-    one, two = ({p.question_id: p for p in found} for found in (first, second))
-    if not one or one.keys() != two.keys() or any(one[name].gold != two[name].gold for name in one):
-        shared = len(one.keys() & two.keys())
-        raise InputError(
-            f"the questions are not the same ({len(one)} and {len(two)}, {shared} in both)", "Ask both the same benchmark"
-        )
-    rows = [[found[name] for name in one] for found in (one, two)]
-    spans = metrics.paired_differences(*rows)
-    only_first, only_second, p_value = metrics.mcnemar(*([p.is_correct for p in found] for found in rows))
-    rates = [metrics.detection_rates(found) for found in rows]
+    return pair_trainings([(first, second)], names, differ=differ)
+
+
+def pair_trainings(
+    trainings: Sequence[tuple[Sequence[Prediction], Sequence[Prediction]]],
+    names: tuple[str, str],
+    *,
+    differ: Sequence[str] = (),
+) -> PairedResult:
+    """Second minus first, question by question, the mean over trainings such as seeds.
+
+    An image is resampled with its answers under every training, so that the interval is of these trainings on other images.
+
+    Args:
+        trainings: of each the predictions of both evaluations; all of the same questions in any order.
+        names: what the two are called.
+        differ: what differs between them.
+
+    Raises:
+        InputError: the questions are not the same, or there is none.
+    """
+    sides = [[{p.question_id: p for p in found} for found in both] for both in trainings]
+    asked = sides[0][0]
+    for found in (side for both in sides for side in both):
+        if not asked or asked.keys() != found.keys() or any(asked[name].gold != found[name].gold for name in asked):
+            shared = len(asked.keys() & found.keys())
+            raise InputError(
+                f"the questions are not the same ({len(asked)} and {len(found)}, {shared} in both)",
+                "Ask both the same benchmark",
+            )
+    rows = [[[found[name] for name in asked] for found in both] for both in sides]
+    one, two = ([p for both in rows for p in both[side]] for side in (0, 1))
+    spans = {
+        subtask: span.model_copy(update={"n": span.n // len(rows)})
+        for subtask, span in metrics.paired_differences(one, two).items()
+    }
+    only_first, only_second, p_value = metrics.mcnemar(*([p.is_correct for p in found] for found in (one, two)))
+    rates = [metrics.detection_rates(found) for found in (one, two)]
+    several = len(rows) > 1
     return PairedResult(
         first=names[0],
         second=names[1],
         differ=tuple(differ),
-        questions=len(one),
+        questions=len(asked),
         subtasks={subtask.value: span for subtask, span in spans.items() if subtask is not None},
         average=spans[None],
         only_first=only_first,
         only_second=only_second,
-        p_value=p_value,
+        p_value=None if several else p_value,
         detection={name: rates[1][name] - rates[0][name] for name in rates[0]},
+        trainings=tuple(_average(second) - _average(first) for first, second in rows) if several else (),
     )
+
+
+def _average(predictions: Sequence[Prediction]) -> float:
+    found = metrics.average(predictions)
+    assert found is not None, "there are questions"
+    return found

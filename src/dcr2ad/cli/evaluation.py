@@ -131,15 +131,21 @@ def score(
 
 @app.command()
 def compare(
-    first: Annotated[Path, typer.Argument(help="Folder of an evaluation.")],
-    second: Annotated[Path, typer.Argument(help="Folder of another of the same benchmark.")],
+    evaluations: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Folders of two evaluations of one benchmark; after them those of the same two under other trainings, such as "
+            "seeds, pair by pair: the mean is told.",
+            metavar="FIRST SECOND...",
+        ),
+    ],
     differ: Annotated[list[str] | None, typer.Option(help="What is meant to differ, such as context; may be repeated.")] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="JSON file to write.")] = None,
 ) -> None:
     """Pair two evaluations by question: differences with intervals clustered by image, and McNemar's test."""
     from dcr2ad.commands.evaluation import run_compare
 
-    run_compare(first, second, differ or [], out)
+    run_compare(evaluations, differ or [], out)
 
 
 @app.command()

@@ -151,18 +151,27 @@ def run_score(answers: Path, out: Path, scoring: str) -> None:
     say(f"written: {out / 'accuracy.csv'}, objects.csv, defects.csv, not_answered.csv, report.json")
 
 
-def run_compare(first: Path, second: Path, differ: Sequence[str], out: Path | None) -> None:
+def run_compare(evaluations: Sequence[Path], differ: Sequence[str], out: Path | None) -> None:
     """Verb `compare`."""
     from dcr2ad.stages.paired import compare
 
-    found = compare(first, second, differ=differ)
+    if len(evaluations) % 2:
+        raise InputError(f"{len(evaluations)} evaluations are no pairs", "Name them two by two: first, second, first, second")
+    (first, second), *also = zip(evaluations[::2], evaluations[1::2], strict=True)
+    found = compare(first, second, also=also, differ=differ)
     spans = {**found.subtasks, "Average": found.average}
     rows = [(name, f"{s.value:+.1f}", f"{s.low:+.1f} to {s.high:+.1f}", str(s.n)) for name, s in spans.items()]
     rows += [(name, f"{value:+.1f}", "", "") for name, value in found.detection.items()]
-    title = f"{second} minus {first}, points; differ: {', '.join(found.differ) or 'nothing'}"
+    several = f", mean of {len(found.trainings)} trainings" if found.trainings else ""
+    title = f"{second} minus {first}, points{several}; differ: {', '.join(found.differ) or 'nothing'}"
     console.out.print(console.table(title, ("", "difference", "95 % interval", "questions"), rows))
     counts = f"only {first} right {found.only_first}, only {second} right {found.only_second}"
-    say(f"{found.questions} questions; {counts}; McNemar p = {found.p_value:.3g}")
+    if found.p_value is None:
+        each = ", ".join(f"{value:+.1f}" for value in found.trainings)
+        say(f"average of each training: {each}; intervals hold for these trainings on other images")
+        say(f"{found.questions} questions under each; {counts}")
+    else:
+        say(f"{found.questions} questions; {counts}; McNemar p = {found.p_value:.3g}")
     if out is not None:
         write_text(out, found.model_dump_json(indent=2) + "\n")
         say(f"written: {out}")
@@ -285,12 +294,12 @@ def _print_pairs(found: Paired) -> None:
     for label, lines in found.groups:
         rows = [
             (
-                f"{line.result.second} minus {line.result.first}",
+                line.models,
                 f"{line.part} {line.result.questions}",
                 f"{line.result.average.value:+.1f}",
                 f"{line.result.average.low:+.1f} to {line.result.average.high:+.1f}",
                 f"{line.result.only_second} / {line.result.only_first}",
-                f"{line.result.p_value:.2g}",
+                "" if line.result.p_value is None else f"{line.result.p_value:.2g}",
             )
             for line in lines
         ]

@@ -12,16 +12,16 @@ from itertools import groupby
 
 from dcr2ad.artifacts import csv_text
 from dcr2ad.errors import InputError
-from dcr2ad.pairing import differences, pair
+from dcr2ad.pairing import differences, pair_trainings
 from dcr2ad.report.breakdown import parts
 from dcr2ad.report.latex import escape
-from dcr2ad.report.tables import SHORT, ResultRow, protocol_label
+from dcr2ad.report.tables import SHORT, ResultRow, protocol_label, seeds_named
 from dcr2ad.types import EvalReport, Interval, PairedResult, Prediction
 
 ALL_PAIRS = 5
 """Models under one protocol up to which each is paired with each; a later one is with the first and with the one before it."""
 HEAD = ("protocol", "questions on", "first", "second", "questions", "sub-task", "difference", "low", "high")
-_TAIL = ("only first right", "only second right", "McNemar p", "Overkill", "Miss")
+_TAIL = ("only first right", "only second right", "McNemar p", "Overkill", "Miss", "difference of each seed")
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,12 @@ class Difference:
     def sure(self) -> bool:
         """Whether the interval of the average leaves zero out."""
         return self.result.average.low > 0 or self.result.average.high < 0
+
+    @property
+    def models(self) -> str:
+        """The two models, and how many trainings of them are taken together."""
+        seeds = f", {len(self.result.trainings)} seeds" if self.result.trainings else ""
+        return f"{self.result.second} minus {self.result.first}{seeds}"
 
 
 @dataclass(frozen=True)
@@ -57,22 +63,31 @@ def paired_differences(
     predictions: Mapping[str, Sequence[Prediction]],
     seen: Collection[str],
 ) -> Paired:
-    """Differences between the models of each protocol, in the order of training; seeds of trainings are not mixed.
+    """Differences between the models of each protocol, in the order of training.
+
+    Of a protocol's pairs those of several seeds, each with its own, come first, taken together; then each pair by itself.
 
     Args:
-        rows: the report's rows, those of one protocol next to each other.
+        rows: the report's rows, those of one protocol next to each other, the seeds of one model under one name.
         reports: reports by tag.
         predictions: predictions by tag.
         seen: what was trained on, as `breakdown.parts` takes it.
     """
     lines, refused = [], []
+    shown = {row.tag: row.stage for row in seeds_named(rows)}
     for protocol, members in groupby(rows, key=lambda row: row.protocol):
         label = protocol_label(protocol)
-        for one, two in _pairs(list(members)):
+        single = list(_pairs(list(members)))
+        together: dict[tuple[str, str], list[tuple[ResultRow, ResultRow]]] = {}
+        for one, two in single:
+            together.setdefault((one.stage, two.stage), []).append((one, two))
+        sought = [(names, pairs) for names, pairs in together.items() if len(pairs) > 1]
+        sought += [((shown[one.tag], shown[two.tag]), [(one, two)]) for one, two in single]
+        for names, pairs in sought:
             try:
-                found = _differences(one, two, reports, predictions, seen)
+                found = _differences(names, pairs, reports, predictions, seen)
             except InputError as error:
-                refused.append(f"{two.stage} and {one.stage} ({label}): {error.what}")
+                refused.append(f"{names[1]} and {names[0]} ({label}): {error.what}")
             else:
                 lines += [Difference(label, part, result) for part, result in found.items()]
     return Paired(tuple(lines), tuple(refused))
@@ -86,8 +101,10 @@ def to_csv(lines: Sequence[Difference]) -> str:
         about = (line.protocol, line.part, found.first, found.second)
         for name, span in found.subtasks.items():
             rows.append((*about, span.n, name, *_figures(span), *[""] * len(_TAIL)))
-        rates = (f"{found.detection[name]:.2f}" if name in found.detection else "" for name in ("Overkill", "Miss"))
-        counts = (found.only_first, found.only_second, f"{found.p_value:.4g}", *rates)
+        rates = [f"{found.detection[name]:.2f}" if name in found.detection else "" for name in ("Overkill", "Miss")]
+        p_value = "" if found.p_value is None else f"{found.p_value:.4g}"
+        each = " ".join(f"{value:.2f}" for value in found.trainings)
+        counts = (found.only_first, found.only_second, p_value, *rates, each)
         rows.append((*about, found.questions, "Average", *_figures(found.average), *counts))
     return csv_text(rows)
 
@@ -110,8 +127,8 @@ def _latex_line(line: Difference) -> str:
     cells = ["--" if span is None else f"{span.value:+.1f}" for span in spans]
     rates = [f"{found.detection[name]:+.1f}" if name in found.detection else "--" for name in ("Overkill", "Miss")]
     average = f"[{found.average.low:+.1f}, {found.average.high:+.1f}]"
-    name = escape(f"{found.second} minus {found.first}")
-    whole = [f"{found.average.value:+.1f}", average, f"{found.p_value:.3g}"]
+    name = escape(line.models)
+    whole = [f"{found.average.value:+.1f}", average, "--" if found.p_value is None else f"{found.p_value:.3g}"]
     return " & ".join([name, line.part, *cells, *whole, *rates]) + r" \\"
 
 
@@ -128,21 +145,25 @@ def _pairs(members: Sequence[ResultRow]) -> Iterator[tuple[ResultRow, ResultRow]
 
 
 def _differences(
-    one: ResultRow,
-    two: ResultRow,
+    names: tuple[str, str],
+    pairs: Sequence[tuple[ResultRow, ResultRow]],
     reports: Mapping[str, EvalReport],
     predictions: Mapping[str, Sequence[Prediction]],
     seen: Collection[str],
 ) -> dict[str, PairedResult]:
-    found = differences(reports[one.tag], reports[two.tag])
-    unlike = sorted(set(found) - {"model", "pixels"})
-    if unlike:
-        raise InputError(f"they differ in {', '.join(unlike)}", "Compare like with like")
-    sides = [parts(predictions[row.tag], seen) for row in (one, two)]
-    names = (one.stage, two.stage)
-    made = {"all": pair(sides[0].get("all", ()), sides[1].get("all", ()), names, differ=tuple(found))}
-    made |= {name: pair(rows, sides[1][name], names, differ=tuple(found)) for name, rows in sides[0].items() if name != "all"}
-    return made
+    differ: dict[str, None] = {}
+    for one, two in pairs:
+        found = differences(reports[one.tag], reports[two.tag])
+        unlike = sorted(set(found) - {"model", "pixels"})
+        if unlike:
+            raise InputError(f"they differ in {', '.join(unlike)}", "Compare like with like")
+        differ |= dict.fromkeys(found)
+    sides = [[parts(predictions[row.tag], seen) for row in pair] for pair in pairs]
+    wanted = ("all", *(name for name in sides[0][0] if name != "all"))
+    return {
+        name: pair_trainings([(one.get(name, ()), two.get(name, ())) for one, two in sides], names, differ=tuple(differ))
+        for name in wanted
+    }
 
 
 def _figures(span: Interval) -> tuple[str, str, str]:

@@ -24,7 +24,7 @@ from dcr2ad.report.counts import stage_counts
 from dcr2ad.report.latex import grouped, to_latex
 from dcr2ad.report.page import render
 from dcr2ad.report.run_folder import Log, Run, read_predictions, read_run
-from dcr2ad.report.tables import SHORT, ResultRow, protocol_label, result_rows, trained_rank
+from dcr2ad.report.tables import SHORT, ResultRow, protocol_label, result_rows, seeds_named, trained_rank
 from dcr2ad.report.worst import worst_questions
 from dcr2ad.types import EvalReport, Prediction
 
@@ -99,9 +99,9 @@ def render_runs(folders: Sequence[Path], *, unseen: Collection[str] = ()) -> Rep
         {tag: name for tag, (path, _) in places.items() for name, run in zip(names, runs, strict=True) if run.path == path},
     )
     found = ablation(rows, predictions, seen)
-    rows = _seeds_named(rows)
-    main = next((row for row in rows if row.tag == shown_tag), None)
     pairs = paired.paired_differences(rows, reports, predictions, seen)
+    rows = seeds_named(rows)
+    main = next((row for row in rows if row.tag == shown_tag), None)
     routed_tag, routed = compare.routing_of(rows, predictions)
     html = render(
         "run.html.j2",
@@ -173,15 +173,6 @@ def _named(rows: Sequence[ResultRow], run_of: Mapping[str, str]) -> tuple[Result
     # One model once, or several seeds of it; anything else is several models that nothing but their tags tells apart.
     alike = {key for key, found in seeds.items() if len(found) == 1 or (None not in found and len(set(found)) == len(found))}
     return tuple(row if (row.stage, row.protocol.model_dump_json()) in alike else replace(row, stage=row.tag) for row in named)
-
-
-def _seeds_named(rows: Sequence[ResultRow]) -> tuple[ResultRow, ...]:
-    """Rows whose names tell the seeds of one model apart."""
-    counts = Counter((row.stage, row.protocol.model_dump_json()) for row in rows)
-    return tuple(
-        replace(row, stage=f"{row.stage}, seed {row.seed}") if counts[row.stage, row.protocol.model_dump_json()] > 1 else row
-        for row in rows
-    )
 
 
 def _seen(

@@ -7,8 +7,9 @@ protocol, because figures under unlike protocols are not comparable. Knows nothi
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from dcr2ad.baselines import NO_MODEL
 from dcr2ad.report.paper_tables import PaperRow
@@ -75,6 +76,15 @@ def result_rows(reports: Mapping[str, EvalReport]) -> tuple[ResultRow, ...]:
         reports: reports by tag, the name of the evaluation's folder.
     """
     return tuple(sorted((_row(tag, report) for tag, report in reports.items()), key=_order))
+
+
+def seeds_named(rows: Sequence[ResultRow]) -> tuple[ResultRow, ...]:
+    """Rows whose names tell the seeds of one model apart."""
+    counts = Counter((row.stage, row.protocol.model_dump_json()) for row in rows)
+    return tuple(
+        replace(row, stage=f"{row.stage}, seed {row.seed}") if counts[row.stage, row.protocol.model_dump_json()] > 1 else row
+        for row in rows
+    )
 
 
 def protocol_label(protocol: EvalProtocol) -> str:

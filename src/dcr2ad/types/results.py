@@ -248,19 +248,24 @@ class PairedResult(Record):
     differ: tuple[str, ...]
     """What differs between them."""
     questions: int
-    """Pairs."""
+    """Pairs, those of several trainings counted once."""
     subtasks: dict[str, Interval]
     """Difference a sub-task, with an interval clustered by image."""
     average: Interval
     """Difference of the averages."""
     only_first: int
-    """Questions that only the first got right."""
+    """Questions that only the first got right, over all trainings."""
     only_second: int
-    """Questions that only the second got right."""
-    p_value: float
-    """Exact McNemar test over all questions, which takes them as independent; the intervals do not."""
+    """Questions that only the second got right, over all trainings."""
+    p_value: float | None
+    """Exact McNemar test over all questions, which takes them as independent; the intervals do not. None over several
+    trainings, whose answers to one question are surely not."""
     detection: dict[str, float]
-    """Differences of Overkill, Miss, Precision, Recall and F1."""
+    """Differences of Overkill, Miss, Precision, Recall and F1, over the answers of all trainings."""
+    trainings: tuple[float, ...] = ()
+    """Difference of the averages of each training, where several are taken together, such as seeds; the figures above are then
+    means over them, and the intervals resample images with their answers under all: they hold for these trainings on other
+    images, and how far trainings differ is seen here."""
 
 
 class RunManifest(Record):
