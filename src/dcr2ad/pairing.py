@@ -28,23 +28,6 @@ def differences(first: EvalReport, second: EvalReport) -> dict[str, tuple[str, s
 
 
 def pair(
-    first: Sequence[Prediction], second: Sequence[Prediction], names: tuple[str, str], *, differ: Sequence[str] = ()
-) -> PairedResult:
-    """Second minus first, question by question.
-
-    Args:
-        first: predictions of one evaluation.
-        second: predictions of the other, of the same questions in any order.
-        names: what the two are called.
-        differ: what differs between them.
-
-    Raises:
-        InputError: the questions are not the same, or there is none.
-    """
-    return pair_trainings([(first, second)], names, differ=differ)
-
-
-def pair_trainings(
     trainings: Sequence[tuple[Sequence[Prediction], Sequence[Prediction]]],
     names: tuple[str, str],
     *,

@@ -12,7 +12,7 @@ from itertools import groupby
 
 from dcr2ad.artifacts import csv_text
 from dcr2ad.errors import InputError
-from dcr2ad.pairing import differences, pair_trainings
+from dcr2ad.pairing import differences, pair
 from dcr2ad.report.breakdown import parts
 from dcr2ad.report.latex import escape
 from dcr2ad.report.tables import SHORT, ResultRow, protocol_label, seeds_named
@@ -158,10 +158,10 @@ def _differences(
         if unlike:
             raise InputError(f"they differ in {', '.join(unlike)}", "Compare like with like")
         differ |= dict.fromkeys(found)
-    sides = [[parts(predictions[row.tag], seen) for row in pair] for pair in pairs]
+    sides = [[parts(predictions[row.tag], seen) for row in both] for both in pairs]
     wanted = ("all", *(name for name in sides[0][0] if name != "all"))
     return {
-        name: pair_trainings([(one.get(name, ()), two.get(name, ())) for one, two in sides], names, differ=tuple(differ))
+        name: pair([(one.get(name, ()), two.get(name, ())) for one, two in sides], names, differ=tuple(differ))
         for name in wanted
     }
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from dcr2ad.artifacts import read_records
 from dcr2ad.errors import InputError
-from dcr2ad.pairing import differences, pair_trainings
+from dcr2ad.pairing import differences, pair
 from dcr2ad.stages.evaluate import read_report
 from dcr2ad.types import EvalProtocol, EvalReport, PairedResult, Prediction
 
@@ -37,15 +37,15 @@ def compare(first: Path, second: Path, *, also: Sequence[tuple[Path, Path]] = ()
         raise InputError(f"nothing is called {(set(named) - known).pop()!r}", f"One of {', '.join(sorted(known))}")
     pairs = [(first, second), *also]
     reports = [(read_report(one), read_report(two)) for one, two in pairs]
-    found = [_differing(*pair, *read, named) for pair, read in zip(pairs, reports, strict=True)]
-    for pair, read in zip(pairs[1:], reports[1:], strict=True):
-        for folder, start, report, begun in zip(pair, pairs[0], read, reports[0], strict=True):
+    found = [_differing(*folders, *read, named) for folders, read in zip(pairs, reports, strict=True)]
+    for folders, read in zip(pairs[1:], reports[1:], strict=True):
+        for folder, start, report, begun in zip(folders, pairs[0], read, reports[0], strict=True):
             if unlike := sorted(set(differences(begun, report)) - {"model", "pixels"}):
                 shown = f"{start} and {folder} differ in {', '.join(unlike)}"
                 raise InputError(shown, "Trainings taken together differ in their models alone")
     rows = [(_predictions(one), _predictions(two)) for one, two in pairs]
     names = (reports[0][0].model["name"], reports[0][1].model["name"])
-    return pair_trainings(rows, names, differ=tuple(dict.fromkeys(name for each in found for name in each)))
+    return pair(rows, names, differ=tuple(dict.fromkeys(name for each in found for name in each)))
 
 
 def _differing(first: Path, second: Path, one: EvalReport, two: EvalReport, named: Sequence[str]) -> list[str]:
