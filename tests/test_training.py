@@ -880,6 +880,19 @@ def test_two_processes_train_as_one(qwen: Path, tmp_path: Path, folder: Path) ->
 
 
 @pytest.mark.slow
+def test_processes_part_before_python_ends(tmp_path: Path) -> None:
+    script = tmp_path / "part.py"
+    script.write_text(
+        "import atexit, os, torch.distributed; from dcr2ad.training.launch import open_accelerator\n"
+        "atexit.register(lambda: os._exit(3 if torch.distributed.is_initialized() else 0))  # the first registered runs last\n"
+        "assert open_accelerator(cpu=True).num_processes == 2\n"
+    )
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr.decode()[-3000:]
+
+
+@pytest.mark.slow
 def test_of_two_processes_one_tells_what_was_done(qwen: Path, tmp_path: Path) -> None:
     write_records(tmp_path / "questions.jsonl", tiny_questions(tmp_path / "photos", 4))
     (tmp_path / "recipe.toml").write_text('name = "two"\n[sft]\nlearning_rate = 1e-3\ngradient_accumulation = 1\n')

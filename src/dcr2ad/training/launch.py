@@ -6,6 +6,7 @@ What is not supported is refused here, before a folder is touched. Knows nothing
 
 from __future__ import annotations
 
+import atexit
 from typing import Any
 
 from dcr2ad.config import TrainSettings
@@ -46,8 +47,21 @@ def open_accelerator(*, cpu: bool) -> Any:
     from accelerate import Accelerator
     from accelerate.utils import patch_environment
 
+    atexit.unregister(_part)
+    atexit.register(_part)
     with patch_environment(ACCELERATE_USE_DEEPSPEED="false", ACCELERATE_GRADIENT_ACCUMULATION_STEPS="1"):
         return Accelerator(cpu=cpu, mixed_precision="no")
+
+
+def _part() -> None:
+    """Leave the other processes before Python ends: torn down later, gloo's threads can abort a process that has done its work.
+
+    NCCL's groups are left to torch, since there to part can wait for processes that have failed.
+    """
+    import torch.distributed
+
+    if torch.distributed.is_initialized() and torch.distributed.get_backend() == "gloo":
+        torch.distributed.destroy_process_group()
 
 
 def is_main_process() -> bool:
