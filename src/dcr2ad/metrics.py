@@ -85,10 +85,15 @@ def paired_differences(
     return _spans(points, draws, one.asked)
 
 
+def discordant(first: Sequence[bool], second: Sequence[bool]) -> tuple[int, int]:
+    """Pairs only the first has right, and pairs only the second has."""
+    pairs = list(zip(first, second, strict=True))
+    return sum(a and not b for a, b in pairs), sum(b and not a for a, b in pairs)
+
+
 def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> tuple[int, int, float]:
     """Pairs only the first has right, pairs only the second has, and the exact two-sided p-value (binomial, 1/2)."""
-    only_first = sum(a and not b for a, b in zip(first, second, strict=True))
-    only_second = sum(b and not a for a, b in zip(first, second, strict=True))
+    only_first, only_second = discordant(first, second)
     n = only_first + only_second
     tail = sum(math.comb(n, i) for i in range(min(only_first, only_second) + 1))
     return only_first, only_second, min(1.0, float(Fraction(2 * tail, 2**n)))

@@ -60,7 +60,8 @@ def pair(
         subtask: span.model_copy(update={"n": span.n // len(rows)})
         for subtask, span in metrics.paired_differences(one, two).items()
     }
-    only_first, only_second, p_value = metrics.mcnemar(*([p.is_correct for p in found] for found in (one, two)))
+    right = [[p.is_correct for p in found] for found in (one, two)]
+    only_first, only_second = metrics.discordant(*right)
     rates = [metrics.detection_rates(found) for found in (one, two)]
     several = len(rows) > 1
     return PairedResult(
@@ -72,7 +73,7 @@ def pair(
         average=spans[None],
         only_first=only_first,
         only_second=only_second,
-        p_value=None if several else p_value,
+        p_value=None if several else metrics.mcnemar(*right)[2],
         detection={name: rates[1][name] - rates[0][name] for name in rates[0]},
         trainings=tuple(_average(second) - _average(first) for first, second in rows) if several else (),
     )

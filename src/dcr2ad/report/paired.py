@@ -75,6 +75,7 @@ def paired_differences(
     """
     lines, refused = [], []
     shown = {row.tag: row.stage for row in seeds_named(rows)}
+    parted = {row.tag: parts(predictions[row.tag], seen) for row in rows}
     for protocol, members in groupby(rows, key=lambda row: row.protocol):
         label = protocol_label(protocol)
         single = list(_pairs(list(members)))
@@ -85,7 +86,7 @@ def paired_differences(
         sought += [((shown[one.tag], shown[two.tag]), [(one, two)]) for one, two in single]
         for names, pairs in sought:
             try:
-                found = _differences(names, pairs, reports, predictions, seen)
+                found = _differences(names, pairs, reports, parted)
             except InputError as error:
                 refused.append(f"{names[1]} and {names[0]} ({label}): {error.what}")
             else:
@@ -148,8 +149,7 @@ def _differences(
     names: tuple[str, str],
     pairs: Sequence[tuple[ResultRow, ResultRow]],
     reports: Mapping[str, EvalReport],
-    predictions: Mapping[str, Sequence[Prediction]],
-    seen: Collection[str],
+    parted: Mapping[str, Mapping[str, Sequence[Prediction]]],
 ) -> dict[str, PairedResult]:
     differ: dict[str, None] = {}
     for one, two in pairs:
@@ -158,7 +158,7 @@ def _differences(
         if unlike:
             raise InputError(f"they differ in {', '.join(unlike)}", "Compare like with like")
         differ |= dict.fromkeys(found)
-    sides = [[parts(predictions[row.tag], seen) for row in both] for both in pairs]
+    sides = [[parted[row.tag] for row in both] for both in pairs]
     wanted = ("all", *(name for name in sides[0][0] if name != "all"))
     return {
         name: pair([(one.get(name, ()), two.get(name, ())) for one, two in sides], names, differ=tuple(differ))
